@@ -1,0 +1,140 @@
+"""Settings of the data: data sets, transforms, loading. Relative paths are below DETRES_DATASETS (default datasets/)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from detres.config.fields import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Settings
+
+
+class CocoDataset(Settings):
+    """A COCO instances file and its image folder (detres.data.coco)."""
+
+    type: Literal["coco"]
+    annotations: str
+    images: str
+    image_ids: list[int] | None = None  # only these images
+    max_images: PositiveInt | None = None  # only the first ones, by image id
+
+
+class VocDataset(Settings):
+    """A folder in VOC layout: Annotations/, JPEGImages/, ImageSets/Main/{split}.txt (detres.data.voc)."""
+
+    type: Literal["voc"]
+    root: str  # for instance VOCdevkit/VOC2007
+    split: str
+    class_names: list[str] | None = None  # None: the names in the annotations, sorted
+    use_difficult: bool = False  # False: difficult objects are ignored regions in training
+    max_images: PositiveInt | None = None
+
+
+class ImageFolderDataset(Settings):
+    """Classification: one folder of images per class (detres.data.image_folder)."""
+
+    type: Literal["image_folder"]
+    root: str
+
+
+class OutsideDataset(Settings):
+    """A data set of the user's: `type: my_package.module:Class`, built as Class(**args)."""
+
+    type: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    args: dict[str, object] = {}
+
+
+Dataset = CocoDataset | VocDataset | ImageFolderDataset | OutsideDataset
+
+
+class ResizeShortest(Settings):
+    """Shorter side to one of `short` (chosen at random), longer side at most `max`."""
+
+    type: Literal["resize_shortest"]
+    short: Annotated[list[PositiveInt], Field(min_length=1)]
+    max: PositiveInt | None = None
+
+
+class ResizeFixed(Settings):
+    """To `height` x `width`, whatever the aspect ratio."""
+
+    type: Literal["resize"]
+    height: PositiveInt
+    width: PositiveInt
+
+
+class HorizontalFlip(Settings):
+    """Mirror with probability `p`."""
+
+    type: Literal["horizontal_flip"]
+    p: Fraction = 0.5
+
+
+class LargeScaleJitter(Settings):
+    """Scale to `min_scale`..`max_scale` of a `size` square, then crop or leave room for padding (LSJ)."""
+
+    type: Literal["large_scale_jitter"]
+    size: PositiveInt = 1024
+    min_scale: PositiveFloat = 0.1
+    max_scale: PositiveFloat = 2.0
+
+
+class RandomCrop(Settings):
+    """A random window of `height` x `width` (smaller images stay as they are)."""
+
+    type: Literal["random_crop"]
+    height: PositiveInt
+    width: PositiveInt
+
+
+class CenterCrop(Settings):
+    """The central window of `size` x `size`."""
+
+    type: Literal["center_crop"]
+    size: PositiveInt
+
+
+class RandomResizedCrop(Settings):
+    """A random window by area and aspect ratio, resized to `size` (classification)."""
+
+    type: Literal["random_resized_crop"]
+    size: PositiveInt
+    scale: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] = [0.08, 1.0]
+    ratio: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] = [0.75, 1.3333333333333333]
+
+
+class Albumentation(Settings):
+    """Any albumentations transform that supports boxes, by name and arguments."""
+
+    type: Literal["albumentations"]
+    name: str
+    args: dict[str, object] = {}
+
+
+Transform = Annotated[
+    ResizeShortest
+    | ResizeFixed
+    | HorizontalFlip
+    | LargeScaleJitter
+    | RandomCrop
+    | CenterCrop
+    | RandomResizedCrop
+    | Albumentation,
+    Field(discriminator="type"),
+]
+
+
+class DataSettings(Settings):
+    """The data sets of a run. `train` may be a list (07+12): the sets are joined, their classes must agree."""
+
+    train: Dataset | Annotated[list[Dataset], Field(min_length=1)]
+    val: Dataset
+    test: Dataset | None = None
+    train_transforms: list[Transform] = []
+    eval_transforms: list[Transform] = []
+    keep_empty_images: bool = True  # train on images without objects
+    min_box_size: Annotated[float, Field(ge=0)] = 1.0  # boxes smaller than this after the transforms are dropped, px
+    on_bad_image: Literal["error", "skip"] = "error"  # missing, truncated or unreadable files
+    on_bad_box: Literal["drop", "error"] = "drop"  # zero or negative size, outside, NaN
+    aspect_ratio_grouping: bool = True
+    repeat_threshold: Fraction = 0.0  # class-balanced sampling (LVIS repeat factor); 0: off
+    workers: NonNegativeInt = 2
+    worker_timeout: PositiveFloat = 300.0  # seconds without a batch after which loading is an error

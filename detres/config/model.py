@@ -1,0 +1,196 @@
+"""Settings of the networks: backbones, neck, anchors, RPN, RoI heads, classifier."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from detres.config.fields import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings
+
+Norm = Literal["batch", "frozen_batch", "sync_batch", "group", "none"]
+BoxLoss = Literal["l1", "smooth_l1", "giou", "diou", "ciou"]
+
+
+class ResNetSettings(Settings):
+    """ResNet, ResNeXt, wide ResNet, plain net (detres.backbones.resnet.ResNet)."""
+
+    type: Literal["resnet"] = "resnet"
+    depth: Literal[18, 34, 50, 101, 152] = 50
+    shortcut: Literal["A", "B", "C", "none"] = "B"  # "none" is the plain net
+    stride_in_1x1: bool = False  # True: the paper and MSRA; False: torchvision
+    groups: PositiveInt = 1
+    width_per_group: PositiveInt = 64
+    deep_stem: bool = False  # the "D" variant's three 3x3 convs
+    avg_pool_shortcut: bool = False  # the "D" variant's downsampling
+    norm: Norm = "batch"
+    norm_eps: NonNegativeFloat = 1e-5  # torchvision's first COCO weights want 0
+    zero_init_last_norm: bool = False
+    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 0  # 1: stem, 2: stem and conv2_x, ...
+    dilated_c5: bool = False
+    out_features: list[Literal["c2", "c3", "c4", "c5"]] = ["c2", "c3", "c4", "c5"]
+    weights: str | None = None  # a detres checkpoint, a state dict in torchvision's names, or torchvision:NAME
+
+
+class VGGSettings(Settings):
+    """VGG-16, the paper's baseline (detres.backbones.vgg.VGG)."""
+
+    type: Literal["vgg"]
+    depth: Literal[11, 13, 16, 19] = 16
+    norm: Norm = "none"
+    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 0
+    out_features: list[Literal["c2", "c3", "c4", "c5"]] = ["c5"]
+    weights: str | None = None
+
+
+class OutsideBackbone(Settings):
+    """A backbone of the user's: `type: my_package.module:Class`, built as Class(**args)."""
+
+    type: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    args: dict[str, object] = {}
+    weights: str | None = None
+
+
+class FPNSettings(Settings):
+    """Feature pyramid (detres.backbones.fpn.FPN)."""
+
+    channels: PositiveInt = 256
+    norm: Norm = "none"
+    top: Literal["maxpool", "conv", "none"] = "maxpool"  # p6 by subsampling p5, or p6 and p7 by convs on c5
+
+
+class PixelSettings(Settings):
+    """How pixels become network input; values are on the 0..255 scale, in `channel_order`."""
+
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)] = [123.675, 116.28, 103.53]
+    std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = [58.395, 57.12, 57.375]
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    size_divisibility: NonNegativeInt = 32
+
+
+class AnchorSettings(Settings):
+    """Anchors: one list of sizes per feature level, shared aspect ratios (height / width)."""
+
+    sizes: Annotated[list[list[PositiveFloat]], Field(min_length=1)] = [[32.0], [64.0], [128.0], [256.0], [512.0]]
+    aspect_ratios: Annotated[list[PositiveFloat], Field(min_length=1)] = [0.5, 1.0, 2.0]
+    rounded: bool = False  # torchvision rounds the corners of the cell anchors
+    stride: Literal["nominal", "from_shape"] = "nominal"  # torchvision: padded size // feature size
+
+
+class SamplingSettings(Settings):
+    """Which anchors or regions are positive, negative or ignored, and how many enter the loss."""
+
+    positive_iou: Fraction
+    negative_iou: Fraction
+    batch_size: PositiveInt  # per image
+    positive_fraction: Fraction
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "SamplingSettings":
+        if self.negative_iou > self.positive_iou:
+            raise ValueError(
+                f"negative_iou ({self.negative_iou}) must not be above positive_iou ({self.positive_iou})"
+            )
+        return self
+
+
+class RPNSettings(Settings):
+    """Region proposal network (detres.detector.rpn.RPN)."""
+
+    convs: PositiveInt = 1
+    channels: PositiveInt | None = None  # of the convs; None: as many as the features have
+    sampling: SamplingSettings = SamplingSettings(
+        positive_iou=0.7, negative_iou=0.3, batch_size=256, positive_fraction=0.5
+    )
+    box_loss: BoxLoss = "l1"
+    smooth_l1_beta: NonNegativeFloat = 0.0
+    box_loss_weight: NonNegativeFloat = 1.0
+    normalize_by: Literal["batch_size", "sampled"] = "batch_size"  # detectron2's and torchvision's divisor
+    straddle_threshold: float = -1.0  # anchors further outside than this are not trained on; < 0: all are
+    pre_nms_top_n_train: PositiveInt = 2000  # per level
+    pre_nms_top_n_test: PositiveInt = 1000
+    post_nms_top_n_train: PositiveInt = 1000  # per image
+    post_nms_top_n_test: PositiveInt = 1000
+    nms_iou: Fraction = 0.7
+    min_size: NonNegativeFloat = 0.0
+    score_threshold: Fraction = 0.0
+
+
+class FCHead(Settings):
+    """Two (or more) fully connected layers."""
+
+    type: Literal["fc"] = "fc"
+    num_fcs: PositiveInt = 2
+    channels: PositiveInt = 1024
+
+
+class ConvFCHead(Settings):
+    """Convolutions with a norm, then one fully connected layer ("4conv1fc")."""
+
+    type: Literal["conv_fc"]
+    num_convs: PositiveInt = 4
+    conv_channels: PositiveInt = 256
+    channels: PositiveInt = 1024
+    norm: Norm = "batch"
+
+
+class Conv5Head(Settings):
+    """The backbone's conv5_x applied to every region (C4)."""
+
+    type: Literal["conv5"]
+
+
+class RoIPoolSettings(Settings):
+    """How regions are cut out of the feature maps (detres.layers.roi_pool.RoIPooler)."""
+
+    type: Literal["roi_align", "roi_pool"] = "roi_align"
+    output_size: PositiveInt = 7
+    sampling_ratio: NonNegativeInt = 0  # 0: adaptive
+    aligned: bool = True
+    canonical_size: PositiveFloat = 224.0
+    canonical_level: PositiveInt = 4
+
+
+class RoIHeadSettings(Settings):
+    """The second stage (detres.detector.roi_heads.RoIHeads)."""
+
+    pool: RoIPoolSettings = RoIPoolSettings()
+    box_head: Annotated[FCHead | ConvFCHead | Conv5Head, Field(discriminator="type")] = FCHead()
+    class_agnostic: bool = False
+    background: Literal["last", "first"] = "last"  # row of the background class; "first" is torchvision's layout
+    sampling: SamplingSettings = SamplingSettings(
+        positive_iou=0.5, negative_iou=0.5, batch_size=512, positive_fraction=0.25
+    )
+    add_ground_truth: bool = True
+    box_loss: BoxLoss = "l1"
+    smooth_l1_beta: NonNegativeFloat = 0.0
+    box_loss_weight: NonNegativeFloat = 1.0
+    box_coder_weights: Annotated[list[PositiveFloat], Field(min_length=4, max_length=4)] = [10.0, 10.0, 5.0, 5.0]
+    score_threshold: Fraction = 0.05
+    nms: Literal["hard", "soft_linear", "soft_gaussian"] = "hard"
+    nms_iou: Fraction = 0.5
+    soft_nms_sigma: PositiveFloat = 0.5
+    detections_per_image: PositiveInt = 100
+    min_size: NonNegativeFloat = 0.0  # torchvision drops boxes below 0.01
+
+
+class FasterRCNNSettings(Settings):
+    """A detector: FPN with a `neck`; C4 with backbone.out_features [c4] and a conv5 head; DC5 with dilated_c5."""
+
+    type: Literal["faster_rcnn"]
+    backbone: ResNetSettings | VGGSettings | OutsideBackbone = ResNetSettings()
+    neck: FPNSettings | None = None
+    pixels: PixelSettings = PixelSettings()
+    anchors: AnchorSettings = AnchorSettings()
+    rpn: RPNSettings = RPNSettings()
+    roi_heads: RoIHeadSettings = RoIHeadSettings()
+    weights: str | None = None  # a whole detector to start from; its head rows follow the class names
+
+
+class ClassifierSettings(Settings):
+    """A classifier: backbone, global average pooling, one fully connected layer."""
+
+    type: Literal["classifier"]
+    backbone: ResNetSettings | VGGSettings | OutsideBackbone = ResNetSettings()
+    pixels: PixelSettings = PixelSettings()
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weights: str | None = None

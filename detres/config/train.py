@@ -1,0 +1,144 @@
+"""Settings of training and evaluation."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from detres.config.fields import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings
+
+
+class ParameterGroup(Settings):
+    """Parameters whose name matches the regular expression `match` get their own factors; the first match counts."""
+
+    match: str
+    lr_factor: NonNegativeFloat = 1.0
+    weight_decay: NonNegativeFloat | None = None
+
+
+class SGDSettings(Settings):
+    """torch.optim.SGD."""
+
+    type: Literal["sgd"]
+    lr: PositiveFloat
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False
+    weight_decay: NonNegativeFloat = 1e-4
+    norm_weight_decay: NonNegativeFloat | None = None  # of norm weights and biases; None: weight_decay
+    bias_weight_decay: NonNegativeFloat | None = None  # of other biases; None: weight_decay
+    groups: list[ParameterGroup] = []
+
+
+class AdamWSettings(Settings):
+    """torch.optim.AdamW."""
+
+    type: Literal["adamw"]
+    lr: PositiveFloat
+    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.05
+    norm_weight_decay: NonNegativeFloat | None = 0.0
+    bias_weight_decay: NonNegativeFloat | None = 0.0
+    groups: list[ParameterGroup] = []
+
+
+class MultiStep(Settings):
+    """lr times `gamma` at each milestone; milestones are in steps, or in epochs when training counts in epochs."""
+
+    type: Literal["multistep"]
+    milestones: list[PositiveFloat]
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+
+class Cosine(Settings):
+    """Half a cosine from lr down to lr times `final_factor`."""
+
+    type: Literal["cosine"]
+    final_factor: Fraction = 0.0
+
+
+class Plateau(Settings):
+    """lr times `gamma` when the best metric has not risen for `patience` evaluations."""
+
+    type: Literal["plateau"]
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    patience: NonNegativeInt = 3
+    min_factor: Fraction = 1e-3
+
+
+class Constant(Settings):
+    """lr as it is."""
+
+    type: Literal["constant"]
+
+
+class Warmup(Settings):
+    """The first `steps` steps (of the reference batch) rise from lr times `factor` to lr."""
+
+    steps: NonNegativeInt = 0
+    factor: Fraction = 0.001
+    shape: Literal["linear", "constant"] = "linear"
+
+
+class EmaSettings(Settings):
+    """Exponential moving average of the weights; evaluation uses it."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    ramp: bool = True  # min(decay, (1 + step) / (10 + step)), so that short runs profit too
+
+
+class EarlyStopping(Settings):
+    """Stop after `patience` evaluations without a better `best_metric`."""
+
+    patience: PositiveInt
+
+
+class TrainSettings(Settings):
+    """The training run. `steps` or `epochs`, not both; milestones count in the same unit."""
+
+    batch_size: PositiveInt  # images per step, all accumulation steps together
+    reference_batch_size: PositiveInt | None = None  # lr, warm-up and steps are for this batch and scaled to the real
+    lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
+    accumulate: PositiveInt = 1  # a batch is processed in this many parts
+    steps: PositiveInt | None = None
+    epochs: PositiveFloat | None = None
+    optimizer: Annotated[SGDSettings | AdamWSettings, Field(discriminator="type")]
+    schedule: Annotated[MultiStep | Cosine | Plateau | Constant, Field(discriminator="type")]
+    warmup: Warmup = Warmup()
+    clip_grad_norm: PositiveFloat | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    ema: EmaSettings | None = None
+    log_every: PositiveInt = 20  # steps
+    eval_every: PositiveInt | None = None  # steps; None: after every epoch, and at the end
+    val_loss: bool = False
+    checkpoint_every: PositiveInt | None = None  # steps; None: at every evaluation
+    keep_checkpoints: PositiveInt = 1  # numbered ones, beside last and best
+    best_metric: str = "AP"
+    early_stopping: EarlyStopping | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainSettings":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("set one of `steps` and `epochs`; leave the other null")
+        end = self.steps if self.steps is not None else self.epochs
+        unit = "steps" if self.steps is not None else "epochs"
+        if isinstance(self.schedule, MultiStep):
+            if sorted(self.schedule.milestones) != self.schedule.milestones:
+                raise ValueError(f"schedule.milestones must rise, got {self.schedule.milestones}")
+            late = [m for m in self.schedule.milestones if end is not None and m >= end]
+            if late:
+                raise ValueError(f"schedule.milestones {late} lie at or past the end of training ({end} {unit})")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} cannot be split into accumulate={self.accumulate} parts")
+        return self
+
+
+class EvalSettings(Settings):
+    """Evaluation."""
+
+    metric: Literal["coco", "voc", "classification"] = "coco"
+    batch_size: PositiveInt = 1
+    max_detections: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)] = [1, 10, 100]
+    voc_iou_thresholds: Annotated[list[Fraction], Field(min_length=1)] = [0.5]
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"

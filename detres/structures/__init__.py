@@ -1,0 +1,9 @@
+"""The values that travel between the rooms of the package: boxes, image batches, ground truth, detections."""
+
+from detres.structures.batch import Batch
+from detres.structures.detections import Detections
+from detres.structures.ground_truth import GroundTruth
+from detres.structures.image_batch import ImageBatch
+from detres.structures.proposals import Proposals
+
+__all__ = ["Batch", "Detections", "GroundTruth", "ImageBatch", "Proposals"]

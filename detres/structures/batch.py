@@ -1,0 +1,39 @@
+"""Batch: what one training or evaluation step gets from the loader."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detres.structures.ground_truth import GroundTruth
+from detres.structures.image_batch import ImageBatch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images and what is to be learned from them.
+
+    images     the padded images
+    targets    GroundTruth (detection) or class labels (N,) int64 (classification)
+    image_ids  the data set's own id of each image
+    files      the path of each image, for messages
+    skipped    one message per image that could not be used and was replaced (data.on_bad_image: skip)
+    """
+
+    images: ImageBatch
+    targets: GroundTruth | Tensor
+    image_ids: list[Any]
+    files: list[str]
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        return replace(self, images=self.images.to(device), targets=self.targets.to(device))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory (called by torch's DataLoader)."""
+        return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
