@@ -1,10 +1,19 @@
 """Settings of the networks: backbones, neck, anchors, RPN, RoI heads, classifier."""
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from detres.config.fields import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings
+from detres.config.fields import (
+    ByType,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Settings,
+)
 
 Norm = Literal["batch", "frozen_batch", "sync_batch", "group", "none"]
 BoxLoss = Literal["l1", "smooth_l1", "giou", "diou", "ciou"]
@@ -29,6 +38,9 @@ class ResNetSettings(Settings):
     out_features: list[Literal["c2", "c3", "c4", "c5"]] = ["c2", "c3", "c4", "c5"]
     weights: str | None = None  # a detres checkpoint, a state dict in torchvision's names, or torchvision:NAME
 
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        yield from _rising(self.out_features)
+
 
 class VGGSettings(Settings):
     """VGG-16, the paper's baseline (detres.backbones.vgg.VGG)."""
@@ -40,6 +52,14 @@ class VGGSettings(Settings):
     out_features: list[Literal["c2", "c3", "c4", "c5"]] = ["c5"]
     weights: str | None = None
 
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        yield from _rising(self.out_features)
+
+
+def _rising(out_features: Sequence[str]) -> Iterator[tuple[str, str]]:
+    if not out_features or sorted(set(out_features)) != list(out_features):
+        yield "out_features", f"got {list(out_features)}, expected at least one of c2 to c5, each once, in order"
+
 
 class OutsideBackbone(Settings):
     """A backbone of the user's: `type: my_package.module:Class`, built as Class(**args)."""
@@ -49,12 +69,20 @@ class OutsideBackbone(Settings):
     weights: str | None = None
 
 
+Backbone = Annotated[ResNetSettings | VGGSettings | OutsideBackbone, ByType()]
+
+
 class FPNSettings(Settings):
     """Feature pyramid (detres.backbones.fpn.FPN)."""
 
     channels: PositiveInt = 256
     norm: Norm = "none"
     top: Literal["maxpool", "conv", "none"] = "maxpool"  # p6 by subsampling p5, or p6 and p7 by convs on c5
+
+    @property
+    def extra_levels(self) -> int:
+        """How many levels there are beyond the backbone's."""
+        return {"maxpool": 1, "conv": 2, "none": 0}[self.top]
 
 
 class PixelSettings(Settings):
@@ -73,6 +101,7 @@ class AnchorSettings(Settings):
     aspect_ratios: Annotated[list[PositiveFloat], Field(min_length=1)] = [0.5, 1.0, 2.0]
     rounded: bool = False  # torchvision rounds the corners of the cell anchors
     stride: Literal["nominal", "from_shape"] = "nominal"  # torchvision: padded size // feature size
+    order: Literal["size_major", "ratio_major"] = "size_major"  # of the anchors of a cell; torchvision: ratio_major
 
 
 class SamplingSettings(Settings):
@@ -83,13 +112,9 @@ class SamplingSettings(Settings):
     batch_size: PositiveInt  # per image
     positive_fraction: Fraction
 
-    @model_validator(mode="after")
-    def _ordered(self) -> "SamplingSettings":
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
         if self.negative_iou > self.positive_iou:
-            raise ValueError(
-                f"negative_iou ({self.negative_iou}) must not be above positive_iou ({self.positive_iou})"
-            )
-        return self
+            yield "negative_iou", f"got {self.negative_iou}, expected at most positive_iou ({self.positive_iou})"
 
 
 class RPNSettings(Settings):
@@ -153,7 +178,7 @@ class RoIHeadSettings(Settings):
     """The second stage (detres.detector.roi_heads.RoIHeads)."""
 
     pool: RoIPoolSettings = RoIPoolSettings()
-    box_head: Annotated[FCHead | ConvFCHead | Conv5Head, Field(discriminator="type")] = FCHead()
+    box_head: Annotated[FCHead | ConvFCHead | Conv5Head, ByType()] = FCHead()
     class_agnostic: bool = False
     background: Literal["last", "first"] = "last"  # row of the background class; "first" is torchvision's layout
     sampling: SamplingSettings = SamplingSettings(
@@ -176,7 +201,7 @@ class FasterRCNNSettings(Settings):
     """A detector: FPN with a `neck`; C4 with backbone.out_features [c4] and a conv5 head; DC5 with dilated_c5."""
 
     type: Literal["faster_rcnn"]
-    backbone: ResNetSettings | VGGSettings | OutsideBackbone = ResNetSettings()
+    backbone: Backbone = ResNetSettings()
     neck: FPNSettings | None = None
     pixels: PixelSettings = PixelSettings()
     anchors: AnchorSettings = AnchorSettings()
@@ -184,12 +209,29 @@ class FasterRCNNSettings(Settings):
     roi_heads: RoIHeadSettings = RoIHeadSettings()
     weights: str | None = None  # a whole detector to start from; its head rows follow the class names
 
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        if isinstance(self.backbone, OutsideBackbone):
+            return  # what it gives is known only once it is built
+        features = self.backbone.out_features
+        c4 = isinstance(self.backbone, ResNetSettings) and features == ["c4"] and self.neck is None
+        if isinstance(self.roi_heads.box_head, Conv5Head) and not c4:
+            text = "got 'conv5', expected fc or conv_fc, or a resnet backbone with out_features [c4] and no neck"
+            yield "roi_heads.box_head.type", text
+        if self.neck is None and len(features) > 1:
+            text = f"got {features} without a neck, expected one feature, or a neck (`neck: {{}}` is an FPN)"
+            yield "backbone.out_features", text
+            return
+        num_levels = len(features) + (self.neck.extra_levels if self.neck else 0)
+        if len(self.anchors.sizes) != num_levels:
+            text = f"got {len(self.anchors.sizes)} lists, expected {num_levels}: one for each feature level"
+            yield "anchors.sizes", text
+
 
 class ClassifierSettings(Settings):
     """A classifier: backbone, global average pooling, one fully connected layer."""
 
     type: Literal["classifier"]
-    backbone: ResNetSettings | VGGSettings | OutsideBackbone = ResNetSettings()
+    backbone: Backbone = ResNetSettings()
     pixels: PixelSettings = PixelSettings()
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

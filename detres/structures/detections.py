@@ -40,9 +40,7 @@ class Detections:
 
     def __getitem__(self, index: Any) -> "Detections":
         """The detections that a mask, a slice or an index tensor chooses."""
-        return replace(
-            self, boxes_xyxy=self.boxes_xyxy[index], scores=self.scores[index], labels=self.labels[index]
-        )
+        return replace(self, boxes_xyxy=self.boxes_xyxy[index], scores=self.scores[index], labels=self.labels[index])
 
     def to(self, device: torch.device | str) -> "Detections":
         """The same detections on another device."""

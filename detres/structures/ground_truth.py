@@ -4,7 +4,7 @@ Shapes: N images, G boxes of the fullest image.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,13 +19,15 @@ class GroundTruth:
     valid       (N, G) bool, true for real objects to be learned
     ignore      (N, G) bool, true for crowd or ignored regions: nothing there is a positive or a negative
 
-    `valid` and `ignore` exclude each other; in the padding both are false.
+    `valid` and `ignore` exclude each other; in the padding both are false. `any_ignore` is known on the host,
+    so that batches without crowds (nearly all) skip that work without asking the device.
     """
 
     boxes_xyxy: Tensor
     labels: Tensor
     valid: Tensor
     ignore: Tensor
+    any_ignore: bool = True
 
     @classmethod
     def from_lists(
@@ -46,15 +48,19 @@ class GroundTruth:
             if ignore is not None:
                 out.ignore[i, :n] = ignore[i]
             out.valid[i, :n] = ~out.ignore[i, :n]
-        return out
+        return replace(out, any_ignore=bool(out.ignore.any()))
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy)
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> "GroundTruth":
         """The same ground truth on another device."""
-        return GroundTruth(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in _TENSORS}
+        return replace(self, **moved)
 
     def pin_memory(self) -> "GroundTruth":
         """The same ground truth in page-locked memory (called by torch's DataLoader)."""
-        return GroundTruth(*(getattr(self, f.name).pin_memory() for f in fields(self)))
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in _TENSORS})
+
+
+_TENSORS = ("boxes_xyxy", "labels", "valid", "ignore")

@@ -1,0 +1,176 @@
+"""Residual blocks, their shortcuts, and the stages made of them (ResNet paper, section 3 and figure 5).
+
+Shapes: N images, C channels, H x W positions; a stage of stride s maps (N, C_in, H, W) to (N, C, H/s, W/s).
+Parameter names are torchvision's.
+"""
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detres.layers.norm import ConvNorm, conv_norm, make_norm
+
+SHORTCUTS = ("A", "B", "C", "none")
+
+
+class BlockStyle(NamedTuple):
+    """What all blocks of a network have in common; meanings as in detres.backbones.resnet.ResNet."""
+
+    shortcut: str = "B"
+    stride_in_1x1: bool = False
+    groups: int = 1
+    width_per_group: int = 64
+    avg_pool_shortcut: bool = False
+    norm: str = "batch"
+    norm_eps: float = 1e-5
+    zero_init_last_norm: bool = False
+
+    def check(self) -> "BlockStyle":
+        """The style itself; ValueError when its settings are unknown or contradict each other."""
+        if self.shortcut not in SHORTCUTS:
+            raise ValueError(f"shortcut: got {self.shortcut!r}, expected one of {', '.join(SHORTCUTS)}")
+        if self.zero_init_last_norm and self.norm in ("frozen_batch", "none"):
+            raise ValueError(
+                f"zero_init_last_norm: norm {self.norm!r} has no weight that could learn to leave zero; "
+                "use batch, sync_batch or group, or set zero_init_last_norm to false"
+            )
+        return self
+
+    def conv(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+        """A convolution that keeps the size (up to its stride); with a bias only where no norm provides one."""
+        padding = dilation * (kernel // 2)
+        return nn.Conv2d(
+            in_channels, out_channels, kernel, stride, padding, dilation, bias=self.norm == "none",
+            groups=self.groups if kernel > 1 else 1,
+        )  # fmt: skip
+
+    def make_norm(self, channels: int) -> nn.Module:
+        """The norm that follows a convolution."""
+        return make_norm(self.norm, channels, self.norm_eps)
+
+    def make_last_norm(self, channels: int) -> nn.Module:
+        """The norm at the end of a residual branch: starting at zero by option, so that the block is the identity."""
+        norm = self.make_norm(channels)
+        if self.zero_init_last_norm:
+            nn.init.zeros_(norm.get_parameter("weight"))
+        return norm
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (ResNet-18 and -34)."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, dilation: int, style: BlockStyle) -> None:
+        super().__init__()
+        if style.groups != 1 or style.width_per_group != 64 or style.stride_in_1x1:
+            raise ValueError(
+                "groups, width_per_group and stride_in_1x1 belong to bottleneck blocks: depth 18 and 34 have none; "
+                "leave them at 1, 64 and false, or choose depth 50, 101 or 152"
+            )
+        self.conv1 = style.conv(in_channels, width, 3, stride, dilation)
+        self.bn1 = style.make_norm(width)
+        self.conv2 = style.conv(width, width, 3, 1, dilation)
+        self.bn2 = style.make_last_norm(width)
+        self.downsample = _make_shortcut(in_channels, width, stride, style)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map -> map."""
+        out = F.relu_(conv_norm(x, self.conv1, self.bn1))
+        out = conv_norm(out, self.conv2, self.bn2)
+        if self.downsample is not None:
+            out += self.downsample(x)
+        return F.relu_(out)
+
+
+class Bottleneck(nn.Module):
+    """1x1 (reduce), 3x3, 1x1 (restore) and a shortcut (ResNet-50 and deeper, ResNeXt, wide ResNet)."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int, dilation: int, style: BlockStyle) -> None:
+        super().__init__()
+        inner = width * style.width_per_group // 64 * style.groups
+        stride_1x1, stride_3x3 = (stride, 1) if style.stride_in_1x1 else (1, stride)
+        self.conv1 = style.conv(in_channels, inner, 1, stride_1x1)
+        self.bn1 = style.make_norm(inner)
+        self.conv2 = style.conv(inner, inner, 3, stride_3x3, dilation)
+        self.bn2 = style.make_norm(inner)
+        self.conv3 = style.conv(inner, width * self.expansion, 1)
+        self.bn3 = style.make_last_norm(width * self.expansion)
+        self.downsample = _make_shortcut(in_channels, width * self.expansion, stride, style)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map -> map."""
+        out = F.relu_(conv_norm(x, self.conv1, self.bn1))
+        out = F.relu_(conv_norm(out, self.conv2, self.bn2))
+        out = conv_norm(out, self.conv3, self.bn3)
+        if self.downsample is not None:
+            out += self.downsample(x)
+        return F.relu_(out)
+
+
+class PaddedIdentity(nn.Module):
+    """Shortcut A: every `stride`-th position, and zeros in the channels that are new. It has no parameters."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        # The paper leaves open where the new channels go. The public CIFAR weights expect them on both sides.
+        before = (out_channels - in_channels) // 2
+        self.padding = (0, 0, 0, 0, before, out_channels - in_channels - before)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map -> map."""
+        return F.pad(x[:, :, :: self.stride, :: self.stride], self.padding)
+
+
+class Stage(nn.Sequential):
+    """Blocks in a row, the first of which may change size and width: conv2_x ... conv5_x of a ResNet.
+
+    A frozen stage does not learn, and its norms stay in evaluation mode whatever `train()` is told.
+    """
+
+    def __init__(
+        self, block: type[BasicBlock] | type[Bottleneck], in_channels: int, width: int, num_blocks: int,
+        *, stride: int, dilation: int, style: BlockStyle, frozen: bool,
+    ) -> None:  # fmt: skip
+        out_channels = width * block.expansion
+        first = block(in_channels, width, stride, dilation, style)
+        super().__init__(first, *(block(out_channels, width, 1, dilation, style) for _ in range(num_blocks - 1)))
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.frozen = frozen
+        self.requires_grad_(not frozen)
+        init_he_normal(self)
+
+    def train(self, mode: bool = True) -> "Stage":
+        """nn.Module.train, without effect on a frozen stage."""
+        return super().train(mode and not self.frozen)
+
+
+def init_he_normal(module: nn.Module) -> None:
+    """Draw all convolutions from He's normal distribution by fan-out, biases zero (He et al., arXiv 1502.01852)."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def _make_shortcut(in_channels: int, out_channels: int, stride: int, style: BlockStyle) -> nn.Module | None:
+    """The shortcut of one block: options A, B, C of the paper's section 4.1, or None for a plain net."""
+    if style.shortcut == "none":
+        return None
+    keeps_shape = stride == 1 and in_channels == out_channels
+    if keeps_shape and style.shortcut != "C":
+        return nn.Identity()
+    if style.shortcut == "A":
+        return PaddedIdentity(in_channels, out_channels, stride)
+    norm = style.make_norm(out_channels)
+    if not style.avg_pool_shortcut:
+        return ConvNorm(style.conv(in_channels, out_channels, 1, stride), norm)
+    # "D" (He et al., arXiv 1812.01187): average before projecting, so that no position is left out.
+    pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+    return ConvNorm(pool, style.conv(in_channels, out_channels, 1), norm)

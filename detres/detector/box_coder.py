@@ -1,0 +1,37 @@
+"""BoxCoder: boxes as offsets from reference boxes, and back (Girshick et al., 2014, appendix C)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+MAX_LOG_SCALE = math.log(1000.0 / 16)  # exp of a larger dw or dh would overflow; all toolkits clamp here
+
+
+class BoxCoder:
+    """Deltas dx, dy (in widths and heights of the reference) and dw, dh (logarithms), times four `weights`."""
+
+    def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0), max_log_scale: float = MAX_LOG_SCALE) -> None:
+        self.weights, self.max_log_scale = tuple(weights), max_log_scale
+
+    def encode(self, boxes: Tensor, references: Tensor) -> Tensor:
+        """Deltas (..., 4) that turn `references` (..., 4) into `boxes` (..., 4)."""
+        center, size = _center_and_size(boxes)
+        reference_center, reference_size = _center_and_size(references)
+        shift = (center - reference_center) / reference_size
+        scale = torch.log(size / reference_size)
+        return torch.cat([shift, scale], dim=-1) * boxes.new_tensor(self.weights)
+
+    def decode(self, deltas: Tensor, references: Tensor) -> Tensor:
+        """Boxes (..., 4) from `deltas` (..., 4) and `references` (..., 4); leading dimensions broadcast."""
+        deltas = deltas.float() / deltas.new_tensor(self.weights, dtype=torch.float32)
+        reference_center, reference_size = _center_and_size(references.float())
+        center = deltas[..., :2] * reference_size + reference_center
+        half = 0.5 * torch.exp(deltas[..., 2:].clamp(max=self.max_log_scale)) * reference_size
+        return torch.cat([center - half, center + half], dim=-1)
+
+
+def _center_and_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    size = boxes[..., 2:] - boxes[..., :2]
+    return boxes[..., :2] + 0.5 * size, size

@@ -1,0 +1,183 @@
+"""The region proposal network (Ren et al., 2015).
+
+Shapes: N images, L feature levels, A anchors of all levels (A_l of one), S sampled anchors, G ground-truth boxes.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detres.backbones.interface import FeatureSpec
+from detres.detector.anchors import AnchorGenerator
+from detres.detector.box_coder import BoxCoder
+from detres.detector.losses import BoxLoss
+from detres.detector.target_assignment import assign, sample
+from detres.layers.nms import batched_nms
+from detres.structures import GroundTruth, ImageBatch, Proposals
+from detres.structures.boxes import clip_boxes
+
+_SAMPLING_KEY = 0x52504E  # keeps the RPN's random choice apart from the RoI heads'
+
+
+class RPNHead(nn.Module):
+    """3x3 convolutions shared by all levels, then objectness and four deltas for every anchor of a cell."""
+
+    def __init__(self, in_channels: int, num_anchors: int, *, convs: int = 1, channels: int | None = None) -> None:
+        super().__init__()
+        width = channels or in_channels
+        self.conv = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(in_channels if i == 0 else width, width, 3, padding=1), nn.ReLU(inplace=True))
+                for i in range(convs)
+            )
+        )
+        self.cls_logits = nn.Conv2d(width, num_anchors, 1)
+        self.bbox_pred = nn.Conv2d(width, num_anchors * 4, 1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Per level: objectness logits (N, A_l) and deltas (N, A_l, 4), in the anchors' order, float32."""
+        logits, deltas = [], []
+        for feature in features:
+            hidden = self.conv(feature)
+            logits.append(self.cls_logits(hidden).permute(0, 2, 3, 1).flatten(1).float())
+            delta = self.bbox_pred(hidden).permute(0, 2, 3, 1)  # channel 4a + coordinate
+            deltas.append(delta.reshape(len(delta), -1, 4).float())
+        return logits, deltas
+
+
+class RPN(nn.Module):
+    """Proposals from features, and the two losses that train them.
+
+    specs: the feature levels it works on. `pre_nms_top_n` (per level) and `post_nms_top_n` (per image) are pairs
+    (training, test). The other settings are those of detres.config.model.RPNSettings.
+    """
+
+    def __init__(
+        self,
+        specs: Mapping[str, FeatureSpec],
+        anchors: AnchorGenerator,
+        *,
+        convs: int = 1,
+        channels: int | None = None,
+        positive_iou: float = 0.7,
+        negative_iou: float = 0.3,
+        batch_size: int = 256,
+        positive_fraction: float = 0.5,
+        box_loss: str = "l1",
+        smooth_l1_beta: float = 0.0,
+        box_loss_weight: float = 1.0,
+        normalize_by: str = "batch_size",
+        straddle_threshold: float = -1.0,
+        pre_nms_top_n: tuple[int, int] = (2000, 1000),
+        post_nms_top_n: tuple[int, int] = (1000, 1000),
+        nms_iou: float = 0.7,
+        min_size: float = 0.0,
+        score_threshold: float = 0.0,
+    ) -> None:
+        super().__init__()
+        widths = {spec.channels for spec in specs.values()}
+        if len(widths) != 1:
+            raise ValueError(f"the RPN needs features of one width, got {dict(specs)}; add a neck")
+        self.names, self.strides = list(specs), [spec.stride for spec in specs.values()]
+        self.anchors = anchors
+        self.head = RPNHead(widths.pop(), anchors.num_anchors_per_cell, convs=convs, channels=channels)
+        self.positive_iou, self.negative_iou = positive_iou, negative_iou
+        self.batch_size, self.positive_fraction = batch_size, positive_fraction
+        self.coder = BoxCoder()
+        self.box_loss = BoxLoss(self.coder, box_loss, smooth_l1_beta)
+        self.box_loss_weight, self.normalize_by = box_loss_weight, normalize_by
+        self.straddle_threshold = straddle_threshold
+        self.pre_nms_top_n, self.post_nms_top_n = pre_nms_top_n, post_nms_top_n
+        self.nms_iou, self.min_size, self.score_threshold = nms_iou, min_size, score_threshold
+
+    def forward(
+        self, images: ImageBatch, features: Mapping[str, Tensor], targets: GroundTruth | None = None
+    ) -> tuple[Proposals, dict[str, Tensor]]:
+        """Proposals, and with `targets` the losses (without: none)."""
+        maps = [features[name] for name in self.names]
+        logits, deltas = self.head(maps)
+        sizes = [(m.shape[-2], m.shape[-1]) for m in maps]
+        padded_hw = (images.pixels.shape[-2], images.pixels.shape[-1])
+        anchors = self.anchors(sizes, self.strides, padded_hw, maps[0].device)
+        proposals = self.propose(logits, deltas, anchors, images.sizes_hw)
+        if targets is None:
+            return proposals, {}
+        return proposals, self.losses(torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), images, targets)
+
+    def losses(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor, images: ImageBatch, targets: GroundTruth
+    ) -> dict[str, Tensor]:
+        """Objectness and box loss. logits (N, A), deltas (N, A, 4), anchors (A, 4)."""
+        labels, matches = self._assign(anchors, images, targets)
+        chosen = sample(labels, images.sampling_seeds ^ _SAMPLING_KEY, self.batch_size, self.positive_fraction)
+        chosen_logits = logits.gather(1, chosen.index)
+        chosen_deltas = deltas.gather(1, chosen.index[:, :, None].expand(-1, -1, 4))
+        count = chosen.valid.sum().clamp(min=1)
+        normaliser = count if self.normalize_by == "sampled" else self.batch_size * len(logits)
+        objectness = F.binary_cross_entropy_with_logits(
+            chosen_logits, chosen.positive.float(), weight=chosen.valid.float(), reduction="sum"
+        )
+        box = self.box_loss(
+            chosen_deltas,
+            anchors[chosen.index],
+            _matched_boxes(targets, matches.gather(1, chosen.index)),
+            chosen.positive.float(),
+        )
+        return {
+            "loss_rpn_objectness": objectness / normaliser,
+            "loss_rpn_box": self.box_loss_weight * box / normaliser,
+        }
+
+    def _assign(self, anchors: Tensor, images: ImageBatch, targets: GroundTruth) -> tuple[Tensor, Tensor]:
+        """Labels and matches (N, A) of the anchors."""
+        assignment = assign(anchors, targets, self.positive_iou, self.negative_iou, low_quality=True)
+        labels = assignment.labels
+        if self.straddle_threshold >= 0:
+            limit = images.sizes_hw.flip(1).repeat(1, 2)[:, None, 2:] + self.straddle_threshold
+            inside = (anchors[:, :2] >= -self.straddle_threshold).all(-1) & (anchors[:, 2:] <= limit).all(-1)
+            labels = labels.masked_fill(~inside, -1)
+        return labels, assignment.matches
+
+    @torch.no_grad()
+    def propose(
+        self, logits: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor], sizes_hw: Tensor
+    ) -> Proposals:
+        """The best regions after NMS within each level. logits L x (N, A_l), deltas L x (N, A_l, 4), sizes_hw (N, 2)."""
+        boxes, scores = [], []
+        for level_logits, level_deltas, level_anchors in zip(logits, deltas, anchors, strict=True):
+            count = min(self.pre_nms_top_n[0 if self.training else 1], level_logits.shape[1])
+            best, index = level_logits.topk(count, dim=1)
+            chosen = level_deltas.gather(1, index[:, :, None].expand(-1, -1, 4))
+            boxes.append(self.coder.decode(chosen, level_anchors[index]))
+            scores.append(best)
+        level = torch.cat([torch.full((s.shape[1],), i, device=s.device) for i, s in enumerate(scores)])
+        return self.select(torch.cat(boxes, 1), torch.cat(scores, 1), level, sizes_hw)
+
+    def select(self, boxes: Tensor, logits: Tensor, level: Tensor, sizes_hw: Tensor) -> Proposals:
+        """Clip, drop the empty and the non-finite, NMS per level, keep the best. boxes (N, M, 4), logits (N, M)."""
+        finite = torch.isfinite(boxes).all(-1) & torch.isfinite(logits)
+        boxes = clip_boxes(boxes, sizes_hw)
+        size = boxes[..., 2:] - boxes[..., :2]
+        usable = finite & (size > self.min_size).all(-1)
+        if self.score_threshold > 0:
+            usable &= logits.sigmoid() >= self.score_threshold
+        most = min(self.post_nms_top_n[0 if self.training else 1], boxes.shape[1])
+        out_boxes, out_logits = boxes.new_zeros(len(boxes), most, 4), logits.new_full((len(boxes), most), -torch.inf)
+        for i in range(len(boxes)):
+            here = usable[i].nonzero().squeeze(1)
+            keep = here[batched_nms(boxes[i, here], logits[i, here], level[here], self.nms_iou)[:most]]
+            out_boxes[i, : len(keep)], out_logits[i, : len(keep)] = boxes[i, keep], logits[i, keep]
+        return Proposals(out_boxes, out_logits, out_logits > -torch.inf)
+
+
+def _matched_boxes(targets: GroundTruth, matches: Tensor) -> Tensor:
+    """The ground-truth box (N, S, 4) of every match (N, S); zeros when the batch has no objects at all."""
+    if targets.boxes_xyxy.shape[1] == 0:
+        return targets.boxes_xyxy.new_zeros(*matches.shape, 4)
+    return targets.boxes_xyxy.gather(1, matches[:, :, None].expand(-1, -1, 4))

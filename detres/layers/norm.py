@@ -1,0 +1,103 @@
+"""Normalisation layers, and a convolution with its norm computed in one step.
+
+Shapes: N images, C channels, H x W positions. Maps are (N, C, H, W), what belongs to a channel is (C,).
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORM_NAMES = ("batch", "frozen_batch", "sync_batch", "group", "none")
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch normalisation with fixed statistics and a fixed affine part (ResNet paper, appendix A).
+
+    Its four tensors (C,) are buffers: no optimizer sees them and `train()` does not change them. They are named as
+    in nn.BatchNorm2d, so that its state dicts load; `num_batches_tracked`, meaningless here, is let go.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The map (N, C, H, W) times `scale` plus `shift`, in the dtype of the map."""
+        scale, shift = _scale_and_shift(self)
+        return x * scale.to(x.dtype)[:, None, None] + shift.to(x.dtype)[:, None, None]
+
+    def extra_repr(self) -> str:
+        """What print(model) shows."""
+        return f"{len(self.weight)}, eps={self.eps}"
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.pop(prefix + "num_batches_tracked", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def make_norm(name: str, channels: int, eps: float = 1e-5) -> nn.Module:
+    """The norm of that name for maps of `channels` channels.
+
+    "group" has 32 groups (Wu & He, 2018), or as many as divide both 32 and the channels; "none" is the identity.
+    Raises ValueError for any other name.
+    """
+    match name:
+        case "batch":
+            return nn.BatchNorm2d(channels, eps=eps)
+        case "frozen_batch":
+            return FrozenBatchNorm2d(channels, eps=eps)
+        case "sync_batch":
+            return nn.SyncBatchNorm(channels, eps=eps)
+        case "group":
+            return nn.GroupNorm(math.gcd(32, channels), channels, eps=eps)
+        case "none":
+            return nn.Identity()
+    raise ValueError(f"norm: got {name!r}, expected one of {', '.join(NORM_NAMES)}")
+
+
+def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
+    """norm(conv(x)), in one pass where the norm is a fixed affine map.
+
+    Frozen and evaluating batch norms scale and shift each output channel, which the convolution can do by itself:
+    conv(x; w) * scale + shift = conv(x; w * scale) + shift. Exact up to rounding, gradients included, and it saves
+    one or two trips of the whole map through memory. The `norm` module itself is then not called.
+    """
+    is_fixed = isinstance(norm, FrozenBatchNorm2d) or (
+        isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)) and not norm.training
+    )
+    if not is_fixed:
+        return norm(conv(x))
+    scale, shift = _scale_and_shift(norm)
+    weight = conv.weight * scale[:, None, None, None]
+    bias = shift if conv.bias is None else conv.bias * scale + shift
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+class ConvNorm(nn.Sequential):
+    """Layers of which the last two are a convolution and its norm: the same as nn.Sequential, by way of conv_norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C_in, H, W) -> map (N, C, H', W')."""
+        *before, conv, norm = self
+        assert isinstance(conv, nn.Conv2d), "the last layer but one must be a Conv2d"
+        for layer in before:
+            x = layer(x)
+        return conv_norm(x, conv, norm)
+
+
+def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
+    """The two (C,) vectors of a batch norm that uses its running statistics."""
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
