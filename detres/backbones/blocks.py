@@ -4,7 +4,7 @@ Shapes: N images, C channels, H x W positions; a stage of stride s maps (N, C_in
 Parameter names are torchvision's.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,6 +35,8 @@ class BlockStyle(NamedTuple):
                 f"zero_init_last_norm: norm {self.norm!r} has no weight that could learn to leave zero; "
                 "use batch, sync_batch or group, or set zero_init_last_norm to false"
             )
+        if self.zero_init_last_norm and self.shortcut == "none":
+            raise ValueError("zero_init_last_norm: a plain net (shortcut: none) would start at zero everywhere")
         return self
 
     def conv(self, in_channels: int, out_channels: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
@@ -69,6 +71,7 @@ class BasicBlock(nn.Module):
                 "groups, width_per_group and stride_in_1x1 belong to bottleneck blocks: depth 18 and 34 have none; "
                 "leave them at 1, 64 and false, or choose depth 50, 101 or 152"
             )
+        self.in_channels, self.out_channels = in_channels, width
         self.conv1 = style.conv(in_channels, width, 3, stride, dilation)
         self.bn1 = style.make_norm(width)
         self.conv2 = style.conv(width, width, 3, 1, dilation)
@@ -91,15 +94,16 @@ class Bottleneck(nn.Module):
 
     def __init__(self, in_channels: int, width: int, stride: int, dilation: int, style: BlockStyle) -> None:
         super().__init__()
+        self.in_channels, self.out_channels = in_channels, width * self.expansion
         inner = width * style.width_per_group // 64 * style.groups
         stride_1x1, stride_3x3 = (stride, 1) if style.stride_in_1x1 else (1, stride)
         self.conv1 = style.conv(in_channels, inner, 1, stride_1x1)
         self.bn1 = style.make_norm(inner)
         self.conv2 = style.conv(inner, inner, 3, stride_3x3, dilation)
         self.bn2 = style.make_norm(inner)
-        self.conv3 = style.conv(inner, width * self.expansion, 1)
-        self.bn3 = style.make_last_norm(width * self.expansion)
-        self.downsample = _make_shortcut(in_channels, width * self.expansion, stride, style)
+        self.conv3 = style.conv(inner, self.out_channels, 1)
+        self.bn3 = style.make_last_norm(self.out_channels)
+        self.downsample = _make_shortcut(in_channels, self.out_channels, stride, style)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map -> map."""
@@ -132,18 +136,25 @@ class Stage(nn.Sequential):
     A frozen stage does not learn, and its norms stay in evaluation mode whatever `train()` is told.
     """
 
-    def __init__(
-        self, block: type[BasicBlock] | type[Bottleneck], in_channels: int, width: int, num_blocks: int,
-        *, stride: int, dilation: int, style: BlockStyle, frozen: bool,
-    ) -> None:  # fmt: skip
-        out_channels = width * block.expansion
-        first = block(in_channels, width, stride, dilation, style)
-        super().__init__(first, *(block(out_channels, width, 1, dilation, style) for _ in range(num_blocks - 1)))
-        self.in_channels = in_channels
-        self.out_channels = out_channels
+    def __init__(self, *blocks: Any, frozen: bool = False) -> None:
+        super().__init__(*blocks)
         self.frozen = frozen
-        self.requires_grad_(not frozen)
-        init_he_normal(self)
+        if frozen:
+            self.requires_grad_(False)
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the maps that go in."""
+        first = self[0]
+        assert isinstance(first, (BasicBlock, Bottleneck)), "a stage is made of residual blocks"
+        return first.in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the maps that come out."""
+        last = self[-1]
+        assert isinstance(last, (BasicBlock, Bottleneck)), "a stage is made of residual blocks"
+        return last.out_channels
 
     def train(self, mode: bool = True) -> "Stage":
         """nn.Module.train, without effect on a frozen stage."""

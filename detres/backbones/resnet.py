@@ -137,11 +137,13 @@ def _make_stage(number: int, depth: int, style: BlockStyle, frozen_stages: int, 
     width = 64 * 2 ** (number - 2)
     in_channels = 64 if number == 2 else width // 2 * block.expansion
     is_dilated = number == 5 and dilated_c5
-    return Stage(
-        block, in_channels, width, num_blocks[number - 2],
-        stride=1 if number == 2 or is_dilated else 2, dilation=2 if is_dilated else 1,
-        style=style, frozen=frozen_stages >= number,
-    )  # fmt: skip
+    stride, dilation = (1 if number == 2 or is_dilated else 2), (2 if is_dilated else 1)
+    blocks = [block(in_channels, width, stride, dilation, style)]
+    while len(blocks) < num_blocks[number - 2]:
+        blocks.append(block(blocks[-1].out_channels, width, 1, dilation, style))
+    stage = Stage(*blocks, frozen=frozen_stages >= number)
+    init_he_normal(stage)
+    return stage
 
 
 def _make_stem(deep: bool, style: BlockStyle) -> nn.Module:

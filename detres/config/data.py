@@ -1,10 +1,11 @@
-"""Settings of the data: data sets, transforms, loading. Relative paths are below DETRES_DATASETS (default datasets/)."""
+"""Settings of the data: data sets, transforms, loading. Relative paths are below DETRES_DATASETS, or datasets/."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from detres.config.fields import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Settings
+from detres.config.fields import ByType, Fraction, NonNegativeInt, OneOrMore, PositiveFloat, PositiveInt, Settings
 
 
 class CocoDataset(Settings):
@@ -42,7 +43,7 @@ class OutsideDataset(Settings):
     args: dict[str, object] = {}
 
 
-Dataset = CocoDataset | VocDataset | ImageFolderDataset | OutsideDataset
+Dataset = Annotated[CocoDataset | VocDataset | ImageFolderDataset | OutsideDataset, ByType()]
 
 
 class ResizeShortest(Settings):
@@ -76,6 +77,10 @@ class LargeScaleJitter(Settings):
     min_scale: PositiveFloat = 0.1
     max_scale: PositiveFloat = 2.0
 
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        if self.min_scale > self.max_scale:
+            yield "min_scale", f"got {self.min_scale}, expected at most max_scale ({self.max_scale})"
+
 
 class RandomCrop(Settings):
     """A random window of `height` x `width` (smaller images stay as they are)."""
@@ -100,6 +105,11 @@ class RandomResizedCrop(Settings):
     scale: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] = [0.08, 1.0]
     ratio: Annotated[list[PositiveFloat], Field(min_length=2, max_length=2)] = [0.75, 1.3333333333333333]
 
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        for name, (low, high) in (("scale", self.scale), ("ratio", self.ratio)):
+            if low > high:
+                yield name, f"got {[low, high]}, expected the smaller bound first"
+
 
 class Albumentation(Settings):
     """Any albumentations transform that supports boxes, by name and arguments."""
@@ -118,14 +128,14 @@ Transform = Annotated[
     | CenterCrop
     | RandomResizedCrop
     | Albumentation,
-    Field(discriminator="type"),
+    ByType(),
 ]
 
 
 class DataSettings(Settings):
-    """The data sets of a run. `train` may be a list (07+12): the sets are joined, their classes must agree."""
+    """The data sets of a run. `train` may be one or a list (07+12): they are joined, their classes must agree."""
 
-    train: Dataset | Annotated[list[Dataset], Field(min_length=1)]
+    train: OneOrMore[Dataset]
     val: Dataset
     test: Dataset | None = None
     train_transforms: list[Transform] = []

@@ -1,11 +1,12 @@
 """The root of the configuration: what a YAML file may say."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from detres.config.data import DataSettings
-from detres.config.fields import Settings
+from detres.config.data import DataSettings, ImageFolderDataset, OutsideDataset
+from detres.config.fields import ByType, Settings
 from detres.config.model import ClassifierSettings, FasterRCNNSettings
 from detres.config.train import EvalSettings, TrainSettings
 
@@ -13,18 +14,23 @@ from detres.config.train import EvalSettings, TrainSettings
 class Config(Settings):
     """A whole run: the model, its data, how it is trained and how it is judged."""
 
-    model: Annotated[FasterRCNNSettings | ClassifierSettings, Field(discriminator="type")]
+    model: Annotated[FasterRCNNSettings | ClassifierSettings, ByType()]
     data: DataSettings
     train: TrainSettings
     eval: EvalSettings = EvalSettings()
     seed: Annotated[int, Field(ge=0)] = 0
-    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     output: str = "runs/{name}"  # the run directory; {name} is the name of the config file
 
-    @model_validator(mode="after")
-    def _task_and_metric_agree(self) -> "Config":
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
         classifies = isinstance(self.model, ClassifierSettings)
+        wanted = "classification" if classifies else "coco or voc"
         if classifies != (self.eval.metric == "classification"):
-            wanted = "classification" if classifies else "coco or voc"
-            raise ValueError(f"eval.metric must be {wanted} for model.type {self.model.type}, got {self.eval.metric}")
-        return self
+            yield "eval.metric", f"got {self.eval.metric!r}, expected {wanted} with model.type {self.model.type}"
+        named = {f"train.{index}": dataset for index, dataset in enumerate(self.data.train)}
+        named |= {"val": self.data.val} | ({"test": self.data.test} if self.data.test is not None else {})
+        for name, dataset in named.items():
+            if not isinstance(dataset, OutsideDataset) and classifies != isinstance(dataset, ImageFolderDataset):
+                kinds = "image_folder" if classifies else "coco or voc"
+                text = f"got {dataset.type!r}, expected {kinds} (or module:Class) with model.type {self.model.type}"
+                yield f"data.{name}.type", text

@@ -1,10 +1,20 @@
 """Settings of training and evaluation."""
 
+import re
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from detres.config.fields import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Settings
+from detres.config.fields import (
+    ByType,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Settings,
+)
 
 
 class ParameterGroup(Settings):
@@ -13,6 +23,12 @@ class ParameterGroup(Settings):
     match: str
     lr_factor: NonNegativeFloat = 1.0
     weight_decay: NonNegativeFloat | None = None
+
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        try:
+            re.compile(self.match)
+        except re.error as error:
+            yield "match", f"got {self.match!r}, expected a regular expression ({error})"
 
 
 class SGDSettings(Settings):
@@ -101,8 +117,8 @@ class TrainSettings(Settings):
     accumulate: PositiveInt = 1  # a batch is processed in this many parts
     steps: PositiveInt | None = None
     epochs: PositiveFloat | None = None
-    optimizer: Annotated[SGDSettings | AdamWSettings, Field(discriminator="type")]
-    schedule: Annotated[MultiStep | Cosine | Plateau | Constant, Field(discriminator="type")]
+    optimizer: Annotated[SGDSettings | AdamWSettings, ByType()]
+    schedule: Annotated[MultiStep | Cosine | Plateau | Constant, ByType()]
     warmup: Warmup = Warmup()
     clip_grad_norm: PositiveFloat | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -117,21 +133,22 @@ class TrainSettings(Settings):
     best_metric: str = "AP"
     early_stopping: EarlyStopping | None = None
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "TrainSettings":
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("set one of `steps` and `epochs`; leave the other null")
-        end = self.steps if self.steps is not None else self.epochs
-        unit = "steps" if self.steps is not None else "epochs"
-        if isinstance(self.schedule, MultiStep):
-            if sorted(self.schedule.milestones) != self.schedule.milestones:
-                raise ValueError(f"schedule.milestones must rise, got {self.schedule.milestones}")
-            late = [m for m in self.schedule.milestones if end is not None and m >= end]
-            if late:
-                raise ValueError(f"schedule.milestones {late} lie at or past the end of training ({end} {unit})")
+            found = "neither" if self.steps is None else f"both ({self.steps} and {self.epochs})"
+            yield "steps", f"got {found} of steps and epochs, expected one; leave the other null"
+        elif isinstance(self.schedule, MultiStep):
+            yield from self._milestone_mistakes(self.schedule.milestones)
         if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} cannot be split into accumulate={self.accumulate} parts")
-        return self
+            yield "accumulate", f"got {self.accumulate}, expected a divisor of batch_size ({self.batch_size})"
+
+    def _milestone_mistakes(self, milestones: list[float]) -> Iterator[tuple[str, str]]:
+        end, unit = (self.steps, "steps") if self.steps is not None else (self.epochs, "epochs")
+        if sorted(set(milestones)) != milestones:
+            yield "schedule.milestones", f"got {milestones}, expected rising numbers"
+        elif end is not None and milestones and milestones[-1] >= end:
+            text = f"got {milestones}, expected all before the end of training ({end} {unit})"
+            yield "schedule.milestones", text
 
 
 class EvalSettings(Settings):

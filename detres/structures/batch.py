@@ -19,6 +19,7 @@ class Batch:
     image_ids  the data set's own id of each image
     files      the path of each image, for messages
     skipped    one message per image that could not be used and was replaced (data.on_bad_image: skip)
+    num_dropped_boxes  boxes that the transforms cut away or made too small
     """
 
     images: ImageBatch
@@ -26,6 +27,7 @@ class Batch:
     image_ids: list[Any]
     files: list[str]
     skipped: tuple[str, ...] = ()
+    num_dropped_boxes: int = 0
 
     def __len__(self) -> int:
         return len(self.images)

@@ -114,7 +114,7 @@ def _cut(box: Sequence[float], size_wh: tuple[int, int]) -> Rectangle | None:
 
 
 def _line_width(size_wh: tuple[int, int]) -> int:
-    return max(1, round(min(size_wh) / 220))
+    return max(1, round(min(size_wh) / 180))
 
 
 def _draw_frame(pen: ImageDraw.ImageDraw, rectangle: Rectangle, color: Color, width: int) -> None:
@@ -130,7 +130,7 @@ def _draw_captions(
     pen: ImageDraw.ImageDraw, visible: Sequence[tuple[Rectangle, str, Color]], size_wh: tuple[int, int]
 ) -> None:
     """Captions on plates of their box's colour, placed one after another where they cover no earlier one."""
-    text_font = font(max(10, min(28, round(min(size_wh) / 32))))
+    text_font = font(max(10, min(28, round(min(size_wh) / 36))))
     ascent, descent = text_font.getmetrics()
     height, pad = ascent + descent + 2, 3
     if height > size_wh[1] / 2:

@@ -1,0 +1,53 @@
+# make demo   its own environment, data, a pretrained ResNet, a detector from it, its mAP and pictures
+# make test   the whole test suite
+# make lint   ruff, mypy, the import contract
+# make venv   only the environment: .venv, installed from setup.py
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The stamps lie inside the environment: who deletes it deletes them too.
+RUN_STAMP := $(VENV)/.installed
+TEST_STAMP := $(VENV)/.installed-test
+
+.PHONY: demo test lint venv clean
+.DELETE_ON_ERROR:
+
+demo: $(RUN_STAMP)
+	$(BIN)/python tools/make_digits.py
+	$(BIN)/python tools/pretrain.py --config demo_pretrain.yaml
+	$(BIN)/python tools/train_net.py --config demo.yaml
+	$(BIN)/python tools/eval_net.py --config demo.yaml --weights runs/demo/best.pt
+	$(BIN)/python tools/predict.py --weights runs/demo/best.pt "$${DETRES_DATASETS:-datasets}/digits/test" --output runs/demo/pictures
+
+test: $(TEST_STAMP)
+	$(BIN)/python -m pytest -q --durations=15
+
+lint: $(TEST_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+venv: $(RUN_STAMP)
+
+$(RUN_STAMP): setup.py | $(BIN)/python
+	@echo "Installing detres and what it needs into $(VENV): minutes, once."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e . || { \
+		echo "make: the installation into $(VENV) failed (pip's message is above)."; \
+		echo "make: it needs a package index (or PIP_INDEX_URL) and about 6 GB of disk; then run make again."; \
+		exit 1; }
+	@touch $@
+
+$(TEST_STAMP): $(RUN_STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]" || { \
+		echo "make: installing the test extras of setup.py failed (pip's message is above)."; exit 1; }
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "make: detres needs Python 3.10 or newer as $(PYTHON); try: make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "make: '$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,158 @@
+"""The Python face of detres: `detres.load` and Detector.
+
+Shapes: H, W the height and width of an input image.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, overload
+
+import numpy as np
+import torch
+from torch import nn
+
+from detres.data.image_input import ImageInput, to_rgb_array
+from detres.structures import Detections, ImageBatch
+
+if TYPE_CHECKING:
+    from detres.data.transforms import DetectionTransforms
+
+
+class Detector:
+    """A trained detector with everything that it needs to look at an image: names, transforms, device.
+
+    network            predict(ImageBatch) -> list[Detections], in pixels of the resized images
+    class_names        one name per label
+    transforms         what evaluation does to an image: resizing, mostly
+    device             "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ...
+    size_divisibility  what batches are padded to
+    precision          float32, bfloat16 or float16
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        class_names: Sequence[str],
+        transforms: "DetectionTransforms",
+        *,
+        device: str | torch.device = "auto",
+        size_divisibility: int = 32,
+        precision: str = "float32",
+    ) -> None:
+        if precision not in _AUTOCAST_TYPES:
+            raise ValueError(f"precision must be one of {', '.join(_AUTOCAST_TYPES)}; got {precision!r}")
+        self.device = choose_device(device)
+        self.network = network.to(self.device).eval()
+        self.class_names = tuple(class_names)
+        self.transforms = transforms
+        self.size_divisibility = size_divisibility
+        self.precision = precision
+
+    def __repr__(self) -> str:
+        return f"Detector({type(self.network).__name__}, {len(self.class_names)} classes, {self.device})"
+
+    @overload  # a str is a sequence of str as well; it means one path
+    def predict(  # type: ignore[overload-overlap]
+        self, inputs: ImageInput, *, score_threshold: float | None = ..., keep_images: bool = ...
+    ) -> Detections: ...
+
+    @overload
+    def predict(
+        self,
+        inputs: Sequence[ImageInput],
+        *,
+        score_threshold: float | None = ...,
+        batch_size: int = ...,
+        keep_images: bool = ...,
+    ) -> list[Detections]: ...
+
+    def predict(
+        self,
+        inputs: ImageInput | Sequence[ImageInput],
+        *,
+        score_threshold: float | None = None,
+        batch_size: int = 1,
+        keep_images: bool = True,
+    ) -> Detections | list[Detections]:
+        """Detections of one image, or a list of them for a list of images (sizes may differ).
+
+        An image is a path, an (H, W, 3) uint8 RGB array, a (3, H, W) RGB tensor (uint8, or float in 0..1) or a PIL
+        image. Boxes are in pixels of the image as given; the image itself is kept for `.draw()`, unless `keep_images`
+        is false. `score_threshold` drops detections below it; those that the network's own threshold drops do not
+        come back with a lower one. Raises ValueError or TypeError, naming the image, for anything else.
+        """
+        if score_threshold is not None and not 0 <= score_threshold <= 1:
+            raise ValueError(f"score_threshold must lie in 0..1, got {score_threshold}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        images = list(inputs) if isinstance(inputs, (list, tuple)) else [cast(ImageInput, inputs)]
+        found: list[Detections] = []
+        for start in range(0, len(images), batch_size):
+            arrays = [to_rgb_array(image) for image in images[start : start + batch_size]]
+            found += self._finish(arrays, self._detect(arrays), score_threshold, keep_images)
+        return found if isinstance(inputs, (list, tuple)) else found[0]
+
+    @torch.inference_mode()
+    def _detect(self, arrays: Sequence[np.ndarray]) -> list[Detections]:
+        """Detections of one batch in original pixels, on the CPU."""
+        resized = [torch.from_numpy(self._resize(array)).permute(2, 0, 1) for array in arrays]
+        sizes = [(array.shape[0], array.shape[1]) for array in arrays]
+        batch = ImageBatch.from_images(resized, sizes, self.size_divisibility).to(self.device)
+        self.network.eval()  # whoever trains it further may have left it otherwise
+        with self._autocast():
+            detections = cast(Any, self.network).predict(batch)
+        return [found.to("cpu") for found in batch.to_original(detections)]
+
+    def _resize(self, array: np.ndarray) -> np.ndarray:
+        no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+        return self.transforms(array, no_boxes, no_labels, np.zeros(0, bool), 0)[0]
+
+    def _finish(
+        self,
+        arrays: Sequence[np.ndarray],
+        detections: Sequence[Detections],
+        score_threshold: float | None,
+        keep_images: bool,
+    ) -> list[Detections]:
+        finished = []
+        for array, found in zip(arrays, detections, strict=True):
+            shown = found if score_threshold is None else found[found.scores >= score_threshold]
+            image = torch.from_numpy(array.transpose(2, 0, 1).copy()) if keep_images else None
+            finished.append(replace(shown, class_names=self.class_names, image=image))
+        return finished
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = _AUTOCAST_TYPES[self.precision]
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+
+_AUTOCAST_TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(path: str | Path, device: str | torch.device = "auto") -> Detector:
+    """The detector in a detres checkpoint, which knows its configuration and its class names.
+
+    Raises ValueError naming the file when it is missing, truncated or no detector.
+    """
+    from detres.build import detector_from_checkpoint
+
+    return detector_from_checkpoint(path, device=device)
+
+
+def choose_device(name: str | torch.device = "auto") -> torch.device:
+    """The torch device of that name; "auto" is the GPU where there is one, else the CPU.
+
+    Raises ValueError for a name that torch does not know and for a device that this machine does not have.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r} is unknown; expected auto, cpu, cuda or cuda:N") from error
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(f"device {str(device)!r} does not exist: torch sees {count} GPUs; use auto or cpu")
+    return device

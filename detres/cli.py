@@ -1,0 +1,186 @@
+"""`detres <command>`: reads the arguments, calls the job, says what came of it. tools/*.py are doors into the same."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `detres ...`; returns the exit code: 0, 1 for what the user can mend, 130 or 143 when interrupted."""
+    parser = argparse.ArgumentParser(prog="detres", description="Faster R-CNN on ResNets: train, evaluate, predict.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="command")
+    for name, (add_arguments, command, help_text) in _COMMANDS.items():
+        added = commands.add_parser(name, help=help_text, description=help_text)
+        add_arguments(added)
+        added.set_defaults(command=command)
+    arguments = parser.parse_args(argv)
+    return _guarded(arguments.command, arguments)
+
+
+def run_tool(name: str) -> int:
+    """The command `name` on its own, for tools/*.py."""
+    return main([name, *sys.argv[1:]])
+
+
+def _guarded(command: Command, arguments: argparse.Namespace) -> int:
+    """Errors that describe themselves are printed without a traceback; DETRES_DEBUG=1 shows it."""
+    try:
+        return command(arguments)
+    except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
+        if os.environ.get("DETRES_DEBUG"):
+            raise
+        print(f"detres: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stopped:
+        print(f"detres: {stopped or 'interrupted'}", file=sys.stderr)
+        return getattr(stopped, "exit_code", 130)
+
+
+def _add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument("--config", required=required, help="a YAML file, or the name of a shipped one: coco_r50.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change: train.batch_size=8")
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument("--resume", action="store_true", help="go on from last.pt of the run directory")
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    return _run_training(arguments, "detector")
+
+
+def _pretrain(arguments: argparse.Namespace) -> int:
+    return _run_training(arguments, "classifier")
+
+
+def _run_training(arguments: argparse.Namespace, kind: str) -> int:
+    from detres.config import load_config
+
+    loaded = load_config(arguments.config, arguments.overrides)
+    if (loaded.config.model.type == "classifier") != (kind == "classifier"):
+        other = "train_net.py (detres train)" if kind == "classifier" else "pretrain.py (detres pretrain)"
+        raise ValueError(f"{arguments.config}: model.type is {loaded.config.model.type}; use tools/{other} for it")
+    from detres.jobs.train import train
+
+    result = train(loaded, resume=arguments.resume)
+    summary = result.summary
+    print(f"\n{result.evaluation.metrics.table()}\n")
+    print(f"trained {summary.steps} steps in {summary.seconds:.0f} s; the table is of the best weights")
+    _print_paths([summary.best_checkpoint or summary.last_checkpoint, *result.written])
+    return 0
+
+
+def _add_eval(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--weights", help="a checkpoint, or a state dict that fits the configured model")
+    what.add_argument("--detections", help="judge an existing COCO results file instead of a model")
+    parser.add_argument("--split", choices=("val", "test"), default="val")
+    parser.add_argument("--output", help="folder for the results; default: beside the weights, eval or eval_test")
+
+
+def _eval(arguments: argparse.Namespace) -> int:
+    from detres.config import load_config
+    from detres.jobs.evaluate import evaluate
+
+    config = load_config(arguments.config, arguments.overrides).config
+    beside = Path(arguments.weights or arguments.detections).parent
+    output = arguments.output or str(beside / ("eval" if arguments.split == "val" else "eval_test"))
+    evaluation, written = evaluate(
+        config,
+        weights=arguments.weights,
+        detections=arguments.detections,
+        split=arguments.split,
+        output=Path(output),
+    )
+    print(f"{evaluation.metrics.table()}\n")
+    _print_paths(written)
+    return 0
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", required=True, help="a detres checkpoint; it knows its configuration and classes")
+    parser.add_argument("sources", nargs="+", help="images, folders, videos, globs")
+    parser.add_argument("--output", required=True, help="folder for the pictures and detections.json")
+    parser.add_argument("--score-threshold", type=float, default=0.5)
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--skip-bad", action="store_true", help="report unreadable images and go on")
+    parser.add_argument("--device", default="auto")
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from detres.api import load
+    from detres.jobs.predict import predict_to_folder
+
+    shown = _ProgressLine()
+    summary = predict_to_folder(
+        load(arguments.weights, arguments.device),
+        arguments.sources,
+        arguments.output,
+        score_threshold=arguments.score_threshold,
+        batch_size=arguments.batch_size,
+        on_bad_image="skip" if arguments.skip_bad else "error",
+        progress=shown.update,
+    )
+    shown.finish()
+    for file, reason in summary.skipped:
+        print(f"skipped {file}: {reason}")
+    print(f"{summary.num_detections} objects in {summary.num_images} images")
+    _print_paths([summary.json, *summary.pictures[:3]])
+    if len(summary.pictures) > 3:
+        print(f"  ... and {len(summary.pictures) - 3} more pictures")
+    return 0
+
+
+class _ProgressLine:
+    """Files done: one line that is written over on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self._on_terminal = sys.stderr.isatty()
+        self._last = 0.0
+
+    def update(self, done: int, total: int | None, name: str) -> None:
+        """Say how far it is."""
+        now = time.monotonic()
+        if now - self._last < (0.1 if self._on_terminal else 10.0):
+            return
+        self._last = now
+        text = f"{done}/{total if total is not None else '?'} {name}"
+        print(f"\r\x1b[K{text}" if self._on_terminal else text, end="" if self._on_terminal else "\n", file=sys.stderr)
+
+    def finish(self) -> None:
+        """Clear the line."""
+        if self._on_terminal:
+            print("\r\x1b[K", end="", file=sys.stderr)
+
+
+def _add_config_command(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("show",), help="show: the resolved YAML and where each value comes from")
+    _add_config(parser)
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    from detres.config import format_resolved, load_config
+
+    print(format_resolved(load_config(arguments.config, arguments.overrides)), end="")
+    return 0
+
+
+def _print_paths(paths: Sequence[Path]) -> None:
+    for path in paths:
+        print(f"  {path}")
+
+
+_COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Command, str]] = {
+    "train": (_add_train, _train, "train a detector and report its mAP"),
+    "pretrain": (_add_train, _pretrain, "train a classifier, whose backbone a detector can start from"),
+    "eval": (_add_eval, _eval, "evaluate weights or an existing results file"),
+    "predict": (_add_predict, _predict, "draw and list the detections in images, folders and videos"),
+    "config": (_add_config_command, _config, "show a resolved configuration"),
+}

@@ -1,0 +1,131 @@
+"""Reading image files: whatever the file holds comes out as (H, W, 3) uint8 RGB, or as one clear error."""
+
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 178_956_970
+"""Images with more pixels than this are refused: a small file can unpack to more memory than there is."""
+
+
+class ImageError(ValueError):
+    """An image file that cannot be used; the message names the file, the trouble and the remedy."""
+
+
+def read_image(path: str | os.PathLike[str], expected_size_hw: tuple[int, int] | None = None) -> np.ndarray:
+    """The image in `path` as a writable (H, W, 3) uint8 array, RGB.
+
+    Grey, palette, 16-bit, CMYK and transparent images are converted (transparency is dropped, 16 bits are scaled
+    to 8). The EXIF orientation is applied, unless only the unrotated image has the size `expected_size_hw`
+    (height, width) that the annotation gives: then the boxes were drawn without it.
+
+    Raises ImageError for a file that is missing, empty, truncated, damaged, no image, too large, or of another
+    size than expected.
+    """
+    path = os.fspath(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's warnings about odd metadata and large images
+        with _open(path) as image:
+            oriented = _is_oriented(image, expected_size_hw, path)
+            try:
+                if oriented:
+                    image = ImageOps.exif_transpose(image)
+                return _to_rgb(image, path)
+            except ImageError:
+                raise
+            except Exception as error:  # decoders raise nearly anything on damaged files
+                raise ImageError(
+                    f"{path}: the image is truncated or damaged ({error}); fetch or export the file again, "
+                    "or set data.on_bad_image to skip"
+                ) from error
+
+
+def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width of the upright image in `path`, from its header alone. Raises ImageError as read_image."""
+    path = os.fspath(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with _open(path) as image:
+            return _upright_size_hw(image)
+
+
+def _open(path: str) -> Image.Image:
+    """The opened file with its header read, not yet decoded."""
+    try:
+        image = Image.open(path)
+    except FileNotFoundError:
+        raise ImageError(
+            f"{path}: the image file does not exist; check the image folder of the data set, "
+            "or set data.on_bad_image to skip"
+        ) from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path}: {error}; resize the image to at most {MAX_PIXELS} pixels") from error
+    except UnidentifiedImageError:
+        raise ImageError(
+            f"{path}: {_what_it_is(path)}; fetch or export the file again, or set data.on_bad_image to skip"
+        ) from None
+    except OSError as error:
+        raise ImageError(f"{path}: the file cannot be read ({error}); check the path and its permissions") from error
+    except Exception as error:  # damaged headers make the format plug-ins raise nearly anything
+        raise ImageError(f"{path}: the image header is damaged ({error}); fetch or export the file again") from error
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise ImageError(
+            f"{path}: {image.width} x {image.height} pixels are more than the limit of {MAX_PIXELS}; resize the image"
+        )
+    return image
+
+
+def _what_it_is(path: str) -> str:
+    return "the file is empty (0 bytes)" if os.path.getsize(path) == 0 else "not an image in a known format"
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 ... 8; 1 (upright) where there is none or the metadata are damaged."""
+    try:
+        value: Any = image.getexif().get(0x0112, 1)
+    except Exception:  # damaged metadata must not cost the image
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _upright_size_hw(image: Image.Image) -> tuple[int, int]:
+    quarter_turn = _orientation(image) >= 5
+    return (image.width, image.height) if quarter_turn else (image.height, image.width)
+
+
+def _is_oriented(image: Image.Image, expected_hw: tuple[int, int] | None, path: str) -> bool:
+    """Whether to apply the EXIF orientation; ImageError when no orientation gives the expected size."""
+    upright, stored = _upright_size_hw(image), (image.height, image.width)
+    if expected_hw is None or upright == tuple(expected_hw):
+        return _orientation(image) != 1
+    if stored == tuple(expected_hw):
+        return False
+    raise ImageError(
+        f"{path}: the image is {upright[1]} x {upright[0]} pixels (width x height), but its annotation says "
+        f"{expected_hw[1]} x {expected_hw[0]}; correct the annotation or restore the image it was made for"
+    )
+
+
+def _to_rgb(image: Image.Image, path: str) -> np.ndarray:
+    """Decode and convert to (H, W, 3) uint8."""
+    if image.mode == "RGB":
+        return np.array(image)
+    if image.mode.startswith("I"):  # 16-bit grey: "I;16", its byte orders, or "I" in older Pillow
+        grey = np.array(image).astype(np.int64)
+        grey = (grey.clip(0, 65535) * 255 + 32767) // 65535
+        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+    if image.mode == "F":
+        raise ImageError(f"{path}: floating-point pixels have no known range; save the image with 8 or 16 bits")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def pil_to_rgb(image: Image.Image) -> np.ndarray:
+    """A PIL image, upright, as a writable (H, W, 3) uint8 RGB array; converted as read_image converts files."""
+    name = getattr(image, "filename", "") or "the PIL image"
+    return _to_rgb(ImageOps.exif_transpose(image), name)

@@ -1,0 +1,268 @@
+"""Resizing, flipping and cropping of images with their boxes, keyed by a seed.
+
+Shapes: H, W height and width, G boxes. Images are (H, W, 3) uint8, boxes (G, 4) float32 xyxy in pixels.
+Every step draws its random numbers from its own generator, made of the sample's seed and the step's position: the
+result depends on the seed alone, and a step added at the end changes nothing before it.
+"""
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from detres.structures.random import derive_seed
+
+
+class Scene(NamedTuple):
+    """An image, its boxes, and for each box the row of the original annotation that it came from."""
+
+    image: np.ndarray
+    boxes_xyxy: np.ndarray
+    rows: np.ndarray
+
+
+class Transformed(NamedTuple):
+    """What DetectionTransforms returns."""
+
+    image: np.ndarray
+    boxes_xyxy: np.ndarray
+    labels: np.ndarray
+    ignore: np.ndarray
+    num_dropped: int
+
+
+Step = Callable[[Scene, int], Scene]
+
+
+class DetectionTransforms:
+    """The `steps` one after the other, then clipping; boxes that vanish are dropped and counted.
+
+    steps         dicts with `type` and the arguments of that type, as in data.train_transforms
+    min_box_size  boxes narrower or lower than this after all steps are dropped (pixels)
+
+    Raises ValueError for an unknown type or argument, naming the nearest valid one.
+    """
+
+    def __init__(self, steps: Sequence[Mapping[str, Any]], *, min_box_size: float = 1.0) -> None:
+        self._steps = [_build_step(step, position) for position, step in enumerate(steps)]
+        self._min_box_size = min_box_size
+
+    def __call__(
+        self, image: np.ndarray, boxes_xyxy: np.ndarray, labels: np.ndarray, ignore: np.ndarray, seed: int
+    ) -> Transformed:
+        """Transform one image (H, W, 3) uint8 with boxes (G, 4), labels (G,) int64 and ignore (G,) bool; G may be 0."""
+        boxes = np.asarray(boxes_xyxy, dtype=np.float32).reshape(-1, 4)
+        scene = Scene(image, boxes, np.arange(len(boxes)))
+        for position, step in enumerate(self._steps):
+            scene = step(scene, derive_seed(seed, position))
+        scene = _clip_and_filter(scene, self._min_box_size)
+        return Transformed(
+            np.ascontiguousarray(scene.image),
+            scene.boxes_xyxy,
+            np.asarray(labels, dtype=np.int64)[scene.rows],
+            np.asarray(ignore, dtype=bool)[scene.rows],
+            len(boxes) - len(scene.boxes_xyxy),
+        )
+
+
+@dataclass(frozen=True)
+class ResizeShortest:
+    """Shorter side to one of `short`, chosen at random; longer side at most `max`."""
+
+    short: Sequence[int]
+    max: int | None = None
+
+    def __call__(self, scene: Scene, seed: int) -> Scene:
+        short = random.Random(seed).choice(self.short)
+        return resize_scene(scene, shortest_edge_size(scene.image.shape[:2], short, self.max))
+
+
+@dataclass(frozen=True)
+class ResizeFixed:
+    """To `height` x `width`, whatever the aspect ratio."""
+
+    height: int
+    width: int
+
+    def __call__(self, scene: Scene, seed: int) -> Scene:
+        return resize_scene(scene, (self.height, self.width))
+
+
+@dataclass(frozen=True)
+class HorizontalFlip:
+    """Mirror with probability `p`."""
+
+    p: float = 0.5
+
+    def __call__(self, scene: Scene, seed: int) -> Scene:
+        if random.Random(seed).random() >= self.p:
+            return scene
+        boxes = scene.boxes_xyxy.copy()
+        boxes[:, [0, 2]] = scene.image.shape[1] - scene.boxes_xyxy[:, [2, 0]]
+        return scene._replace(image=scene.image[:, ::-1], boxes_xyxy=boxes)
+
+
+@dataclass(frozen=True)
+class LargeScaleJitter:
+    """Fit into a `size` square times a random scale, then crop at random to at most `size` (Ghiasi et al., 2021).
+
+    Smaller images stay smaller: padding happens in the batch.
+    """
+
+    size: int = 1024
+    min_scale: float = 0.1
+    max_scale: float = 2.0
+
+    def __call__(self, scene: Scene, seed: int) -> Scene:
+        rng = random.Random(seed)
+        height, width = scene.image.shape[:2]
+        ratio = rng.uniform(self.min_scale, self.max_scale) * min(self.size / height, self.size / width)
+        target = tuple(max(1, math.floor(side * ratio + 0.5)) for side in (height, width))
+        return _random_window(resize_scene(scene, (target[0], target[1])), self.size, self.size, rng)
+
+
+@dataclass(frozen=True)
+class RandomCrop:
+    """A random window of `height` x `width`; what is smaller stays as it is."""
+
+    height: int
+    width: int
+
+    def __call__(self, scene: Scene, seed: int) -> Scene:
+        return _random_window(scene, self.height, self.width, random.Random(seed))
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """The central window of `size` x `size`; what is smaller stays as it is."""
+
+    size: int
+
+    def __call__(self, scene: Scene, seed: int) -> Scene:
+        height, width = (min(self.size, side) for side in scene.image.shape[:2])
+        top, left = (scene.image.shape[0] - height) // 2, (scene.image.shape[1] - width) // 2
+        return crop_scene(scene, top, left, height, width)
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """A random window by share of the area and aspect ratio (width / height), resized to `size` (Szegedy et al.)."""
+
+    size: int
+    scale: Sequence[float] = (0.08, 1.0)
+    ratio: Sequence[float] = (3 / 4, 4 / 3)
+
+    def __call__(self, scene: Scene, seed: int) -> Scene:
+        window = self._window(scene.image.shape[0], scene.image.shape[1], random.Random(seed))
+        return resize_scene(crop_scene(scene, *window), (self.size, self.size))
+
+    def _window(self, height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
+        """Top, left, height, width; after ten windows that do not fit, the largest central one of a valid ratio."""
+        for _ in range(10):
+            area = height * width * rng.uniform(*self.scale)
+            ratio = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                return rng.randint(0, height - h), rng.randint(0, width - w), h, w
+        ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
+        w, h = min(width, max(1, round(height * ratio))), min(height, max(1, round(width / ratio)))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+
+def shortest_edge_size(size_hw: Sequence[int], short: int, longest: int | None) -> tuple[int, int]:
+    """Height and width with the shorter side `short`, unless the longer one would pass `longest` (detectron2's)."""
+    height, width = size_hw
+    scale = short / min(height, width)
+    new_height, new_width = (short, scale * width) if height < width else (scale * height, short)
+    if longest is not None and max(new_height, new_width) > longest:
+        shrink = longest / max(new_height, new_width)
+        new_height, new_width = new_height * shrink, new_width * shrink
+    return max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
+
+
+def resize_image(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """An image (H, W, 3) uint8 resized bilinearly, antialiased where it shrinks; within 1 of Pillow's BILINEAR."""
+    height, width = image.shape[:2]
+    if (height, width) == tuple(size_hw):
+        return image
+    if size_hw[0] >= height and size_hw[1] >= width:
+        import cv2  # several times as fast as the others, but it does not antialias
+
+        return cv2.resize(np.ascontiguousarray(image), size_hw[::-1], interpolation=cv2.INTER_LINEAR)
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    resized = interpolate(pixels, size=tuple(size_hw), mode="bilinear", antialias=True, align_corners=False)
+    out: np.ndarray = resized[0].permute(1, 2, 0).numpy()
+    return out
+
+
+def resize_scene(scene: Scene, size_hw: tuple[int, int]) -> Scene:
+    """The scene with its image resized to `size_hw`."""
+    y, x = size_hw[0] / scene.image.shape[0], size_hw[1] / scene.image.shape[1]
+    boxes = scene.boxes_xyxy * np.array([x, y, x, y], dtype=np.float32)
+    return scene._replace(image=resize_image(scene.image, size_hw), boxes_xyxy=boxes)
+
+
+def crop_scene(scene: Scene, top: int, left: int, height: int, width: int) -> Scene:
+    """The window of the scene; boxes are cut at its borders, and those without any part in it are dropped."""
+    window = scene.image[top : top + height, left : left + width]
+    boxes = scene.boxes_xyxy - np.array([left, top, left, top], dtype=np.float32)
+    return _clip_and_filter(scene._replace(image=window, boxes_xyxy=boxes), 0.0)
+
+
+def _random_window(scene: Scene, height: int, width: int, rng: random.Random) -> Scene:
+    full_height, full_width = scene.image.shape[:2]
+    height, width = min(height, full_height), min(width, full_width)
+    return crop_scene(scene, rng.randint(0, full_height - height), rng.randint(0, full_width - width), height, width)
+
+
+def _clip_and_filter(scene: Scene, min_size: float) -> Scene:
+    """Boxes cut at the image's borders, without those that end empty or smaller than `min_size`."""
+    height, width = scene.image.shape[:2]
+    boxes = np.clip(scene.boxes_xyxy, 0, np.array([width, height, width, height], dtype=np.float32))
+    sides = boxes[:, 2:] - boxes[:, :2]
+    kept = (sides > 0).all(axis=1) & (sides >= min_size).all(axis=1)
+    return scene._replace(boxes_xyxy=boxes[kept], rows=scene.rows[kept])
+
+
+_STEPS: dict[str, Any] = {
+    "resize_shortest": ResizeShortest,
+    "resize": ResizeFixed,
+    "horizontal_flip": HorizontalFlip,
+    "large_scale_jitter": LargeScaleJitter,
+    "random_crop": RandomCrop,
+    "center_crop": CenterCrop,
+    "random_resized_crop": RandomResizedCrop,
+}
+
+
+def _build_step(step: Mapping[str, Any], position: int) -> Step:
+    """The step that a dict describes."""
+    where, arguments = f"transform number {position}", dict(step)
+    kind = arguments.pop("type", None)
+    if kind == "albumentations":
+        from detres.data.albumentations_step import AlbumentationsStep
+
+        return AlbumentationsStep(**arguments)
+    if kind not in _STEPS:
+        raise ValueError(f"{where}: unknown type {kind!r}{suggestion(str(kind), [*_STEPS, 'albumentations'])}")
+    known = [field.name for field in fields(_STEPS[kind])]
+    for name in arguments:
+        if name not in known:
+            raise ValueError(f"{where} ({kind}): unknown argument {name!r}{suggestion(name, known)}")
+    try:
+        built: Step = _STEPS[kind](**arguments)
+    except TypeError as error:
+        raise ValueError(f"{where} ({kind}): {error}") from error
+    return built
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or all of them when none is near."""
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"

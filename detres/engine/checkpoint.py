@@ -1,0 +1,190 @@
+"""Checkpoints: one file that knows its model, its configuration and its class names.
+
+A checkpoint is a dict of tensors and plain containers, so that reading it never runs foreign code:
+
+format       "detres"
+version      1
+kind         "detector" or "classifier"
+config       the resolved configuration
+class_names  list of str, one per label
+model        state dict
+ema          state dict of the averaged weights, or None
+optimizer    parameter name -> its optimizer state
+scaler       state of the loss scaler; empty unless float16
+schedule     state of the learning-rate schedule
+progress     step, samples, best, ...
+metrics      the last evaluation
+"""
+
+import errno
+import os
+import pickle
+import shutil
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detres.engine.atomic_file import atomic_file
+
+FORMAT = "detres"
+VERSION = 1
+_REQUIRED = ("kind", "config", "class_names", "model")
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be used as a checkpoint: damaged, foreign, or of another model."""
+
+
+def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Write `state` (plus format and version) to `path`, all or nothing.
+
+    Raises TypeError for anything but tensors and plain containers, and OSError when the file cannot be written
+    (disk full, no permission); the previous file at `path` then stays as it was.
+    """
+    path = Path(path)
+    content = {"format": FORMAT, "version": VERSION, **state}
+    missing = [key for key in _REQUIRED if key not in content]
+    assert not missing, f"a checkpoint needs {missing}"
+    check_plain(content, "checkpoint")
+    try:
+        with atomic_file(path) as file:
+            torch.save(content, file)
+    except (OSError, RuntimeError) as error:
+        raise _write_error(path, error) from error
+
+
+def load_checkpoint(
+    path: str | Path, *, kind: str | None = None, map_location: str | torch.device = "cpu"
+) -> dict[str, Any]:
+    """Read a checkpoint written by `save_checkpoint`; `kind`, when given, is the kind that is expected.
+
+    Raises FileNotFoundError when there is no such file, CheckpointError when it is damaged, not of detres, of a
+    newer version or of another kind.
+    """
+    path = Path(path)
+    content = _read(path, map_location)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is not a detres checkpoint ({_describe(content)}); "
+            f"foreign weights are loaded through a weights setting, not resumed from"
+        )
+    if content.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} has checkpoint version {content.get('version')}, this detres reads version {VERSION}: "
+            f"use the detres that wrote it"
+        )
+    missing = [key for key in _REQUIRED if key not in content]
+    if missing:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}: it was not written by a complete run")
+    if kind is not None and content["kind"] != kind:
+        raise CheckpointError(f"{path} holds a {content['kind']}, expected a {kind}")
+    return content
+
+
+def load_model_state(model: torch.nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Copy `state` into `model`; every name and shape must agree.
+
+    Raises CheckpointError naming the first differences: `source` is then of another architecture.
+    """
+    own = model.state_dict()
+    lacking = [f"no {name}" for name in own if name not in state]
+    foreign = [f"{name} unknown to the model" for name in state if name not in own]
+    reshaped = [
+        f"{name} has shape {tuple(state[name].shape)}, the model {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if problems := reshaped + lacking + foreign:
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(
+            f"{source} is of another architecture: {'; '.join(problems[:3])}{more}. "
+            f"Resume with the configuration of that run, or start a new run from its weights"
+        )
+    model.load_state_dict(state)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` the same checkpoint as `source`, atomically and without extra disk space where links exist.
+
+    Sharing is safe because a checkpoint is never changed in place, only replaced.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise _write_error(target, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path, map_location: str | torch.device) -> Any:
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, expected a checkpoint file such as {path / 'last.pt'}")
+    if not path.exists():
+        beside = sorted(other.name for other in path.parent.glob("*.pt")) if path.parent.is_dir() else []
+        found = f"that folder has {', '.join(beside)}" if beside else f"there are no *.pt files in {path.parent}"
+        raise FileNotFoundError(errno.ENOENT, f"no checkpoint here ({found})", str(path))
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is damaged or holds Python objects beside tensors, which are never executed: "
+            f"use another checkpoint, or convert it where it came from to a plain state dict"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size} bytes) is truncated or not a checkpoint: use another one "
+            f"(best.pt, step_*.pt) or copy the file again"
+        ) from error
+
+
+def check_plain(value: Any, where: str) -> None:
+    """Refuse what weights_only=True would refuse to read; subclasses too (a numpy float is a float)."""
+    if type(value) in (dict, OrderedDict):
+        for key, item in value.items():
+            check_plain(key, f"a key of {where}")
+            check_plain(item, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(value):
+            check_plain(item, f"{where}[{index}]")
+    elif not (isinstance(value, Tensor) or type(value) in (str, int, float, bool, type(None))):
+        raise TypeError(f"{where} is a {type(value).__name__}; a checkpoint holds tensors and plain containers only")
+
+
+def _describe(content: Any) -> str:
+    if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
+        return f"a bare state dict of {len(content)} tensors"
+    if isinstance(content, dict):
+        return f"a dict with the keys {', '.join(map(str, list(content)[:5]))}"
+    return f"a {type(content).__name__}"
+
+
+def _write_error(path: Path, error: BaseException) -> OSError:
+    """An OSError for what torch or the system reported while writing `path`.
+
+    torch's zip writer hides a full disk behind a RuntimeError of its own, so the chain is searched for the cause.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.errno):
+        cause = cause.__cause__ or cause.__context__
+    number = cause.errno if isinstance(cause, OSError) and cause.errno else errno.EIO
+    free = shutil.disk_usage(path.parent).free / 2**20 if path.parent.is_dir() else 0.0
+    full = number in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "free some space" if full else "check that the folder can be written to"
+    previous = "; the previous one is untouched" if path.exists() else ""
+    return OSError(
+        number,
+        f"cannot write the checkpoint: {os.strerror(number)} ({free:.0f} MiB free){previous}. "
+        f"{remedy.capitalize()} or choose another output folder, then resume",
+        str(path),
+    )

@@ -1,0 +1,90 @@
+"""Ctrl-C and SIGTERM: the first one lets the step end, so that a whole checkpoint can be written."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop and did, after writing `checkpoint`.
+
+    It descends from KeyboardInterrupt so that no `except Exception` on the way swallows it.
+    """
+
+    def __init__(self, signal_number: int, checkpoint: Path | None = None) -> None:
+        super().__init__(signal_number, checkpoint)
+        self.signal_number = signal_number
+        self.checkpoint = checkpoint
+
+    @property
+    def exit_code(self) -> int:
+        """What a process that ends so returns: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + self.signal_number
+
+    def __str__(self) -> str:
+        name = "Ctrl-C" if self.signal_number == signal.SIGINT else signal.Signals(self.signal_number).name
+        where = f"; {self.checkpoint} is written, --resume goes on from there" if self.checkpoint else ""
+        return f"stopped by {name}{where}"
+
+
+class Interruption:
+    """A context in which SIGINT and SIGTERM are noted instead of obeyed; `check()` then raises Interrupted.
+
+    A second Ctrl-C stops at once. Outside the main thread, where Python allows no handlers, nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self._noted: int | None = None
+        self._at_once = False
+        self._process = os.getpid()
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        self._process = os.getpid()
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {n: signal.signal(n, self._handle) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._previous = {}
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal has come."""
+        if self._noted is not None:
+            raise Interrupted(self._noted)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within this block (an evaluation: long, and without effect on the weights) a signal raises immediately."""
+        self.check()
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            self._handle_in_child(number)
+            return
+        if self._noted is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._noted = number
+        if self._at_once:
+            raise Interrupted(number)
+        # os.write, because print may not be re-entered from a signal handler
+        os.write(2, b"\nstopping after this step, then writing a checkpoint (Ctrl-C again: at once)\n")
+
+    @staticmethod
+    def _handle_in_child(number: int) -> None:
+        """Loader workers inherit the handlers: a Ctrl-C is the parent's to handle, a SIGTERM ends them as usual."""
+        if number == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)

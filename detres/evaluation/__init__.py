@@ -1,0 +1,1 @@
+"""How good a model is: inference over a loader, COCO and VOC metrics, result files, pictures."""

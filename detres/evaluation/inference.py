@@ -1,0 +1,114 @@
+"""Run a model over a loader: detections in original pixels, or class logits.
+
+Shapes: M images of the data set, K classes.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detres.structures import Batch, Detections
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def predict_all(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    *,
+    device: torch.device | str,
+    precision: str = "float32",
+    progress: Callable[[int], None] | None = None,
+    image_ids: Sequence[Any] | None = None,
+    class_names: Sequence[str] = (),
+) -> list[Detections]:
+    """Detections of every image, in the loader's order, on the CPU and in pixels of the original images.
+
+    `model` has `predict(ImageBatch) -> list[Detections]`; afterwards it is in the mode (train or eval) it came in.
+    `precision` is float32, bfloat16 or float16 (autocast). `progress` is called with the number of images done.
+
+    A loader that replaces unreadable images (Batch.skipped) needs `image_ids`, the ids that are due in order: where
+    another image came instead, the entry is empty and a warning tells; without `image_ids` that is a ValueError.
+    """
+    found: list[Detections] = []
+    with _evaluating(model), _autocast(device, precision):
+        for batch in loader:
+            images = batch.images.to(device)
+            outputs = [detections.to("cpu") for detections in model.predict(images)]  # type: ignore[operator]
+            named = [replace(d, class_names=tuple(class_names) or d.class_names) for d in outputs]
+            mapped = batch.images.to_original(named)
+            due = None if image_ids is None else image_ids[len(found) : len(found) + len(batch)]
+            found += _without_replacements(mapped, batch, due)
+            if progress is not None:
+                progress(len(found))
+    return found
+
+
+def classify_all(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    *,
+    device: torch.device | str,
+    precision: str = "float32",
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Logits (M, K) float32 and labels (M,) int64 on the CPU, in the loader's order; (0, 0) and (0,) without images.
+
+    `model` has `predict(ImageBatch) -> Tensor (N, K)`. `precision` and `progress` as in `predict_all`.
+    """
+    logits, labels, done = [torch.zeros(0, 0)], [torch.zeros(0, dtype=torch.int64)], 0
+    with _evaluating(model), _autocast(device, precision):
+        for batch in loader:
+            assert isinstance(batch.targets, Tensor), "classification batches carry a tensor of labels"
+            output: Tensor = model.predict(batch.images.to(device))  # type: ignore[operator]
+            logits.append(output.float().cpu())
+            labels.append(batch.targets.cpu())
+            done += len(batch)
+            if progress is not None:
+                progress(done)
+    return torch.cat(logits[1:] or logits), torch.cat(labels)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; then every module gets its own mode back (frozen norms may differ from the model).
+
+    no_grad and not inference_mode: what a model caches meanwhile (anchors) must be usable in training afterwards.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _autocast(device: torch.device | str, precision: str) -> AbstractContextManager[Any]:
+    if precision == "float32":
+        return nullcontext()
+    if precision not in _DTYPES:
+        raise ValueError(f"precision must be float32, bfloat16 or float16, got {precision!r}")
+    return torch.autocast(torch.device(device).type, dtype=_DTYPES[precision])
+
+
+def _without_replacements(found: list[Detections], batch: Batch, due: Sequence[Any] | None) -> list[Detections]:
+    if due is not None:
+        if batch.skipped:
+            warnings.warn(f"evaluated as images without detections: {'; '.join(batch.skipped)}", stacklevel=3)
+        return [
+            d if got == wanted else replace(Detections.empty(), class_names=d.class_names)
+            for d, got, wanted in zip(found, batch.image_ids, due, strict=True)
+        ]
+    if batch.skipped:
+        raise ValueError(
+            f"the loader replaced images that it could not read ({'; '.join(batch.skipped)}), and evaluation needs "
+            "every image: pass image_ids to count such images as empty, or set data.on_bad_image to error"
+        )
+    return found

@@ -1,0 +1,159 @@
+"""The training job, for detectors and classifiers: from a configuration to a run directory and its metrics."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from detres import build
+from detres.api import choose_device
+from detres.config import Config, LoadedConfig, config_to_dict, format_resolved
+from detres.config.model import ClassifierSettings
+from detres.engine.curves import draw_curves
+from detres.engine.optimizer import build_optimizer
+from detres.engine.progress import build_reporter
+from detres.engine.records import Summary, TrainerSettings
+from detres.engine.run_directory import RunDirectory
+from detres.engine.schedule import ScaledSchedule, build_schedule, scale_to_batch
+from detres.engine.trainer import Trainer
+from detres.engine.validation import validation_losses
+from detres.jobs.evaluate import Evaluation, Evaluator, show, write_evaluation
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How the run ended, and the evaluation of its best weights with the files that tell of it."""
+
+    summary: Summary
+    evaluation: Evaluation
+    written: list[Path]
+
+
+def output_folder(loaded: LoadedConfig) -> Path:
+    """The run directory of `output`, with {name} filled in."""
+    return Path(loaded.config.output.replace("{name}", loaded.name))
+
+
+def train(loaded: LoadedConfig, *, resume: bool = False) -> TrainingResult:
+    """Train as the configuration says, evaluate the best weights and write everything into the run directory.
+
+    Raises, before anything is trained, what is wrong with output, data or weights; NonFiniteLoss and Interrupted as
+    Trainer.run does.
+    """
+    config = loaded.config
+    run = RunDirectory(output_folder(loaded), resume=resume)
+    run.write_config(format_resolved(loaded))
+    device = choose_device(config.device)
+    train_set = build.build_train_dataset(config)
+    val_set = build.build_eval_dataset(config, train_set.class_names)
+    for name, dataset in (("train", train_set), ("val", val_set)):
+        _describe(name, dataset)
+    model = build.build_model(config, len(train_set.class_names))
+    if not (resume and run.last.exists()):
+        for report in build.load_initial_weights(model, config, train_set.class_names):
+            show(report.table())
+    trainer, evaluator = _build_trainer(config, run, model, train_set, val_set, device)
+    if resume:
+        trainer.resume()
+    summary = trainer.run()
+    best, _, _ = build.model_from_checkpoint(summary.best_checkpoint or summary.last_checkpoint)
+    evaluation = evaluator(best.to(device))
+    written = write_evaluation(evaluation, evaluator, run.path / "eval", "val")
+    return TrainingResult(summary, evaluation, [draw_curves(run.path), *written])
+
+
+def _describe(name: str, dataset: build.AnyDataset) -> None:
+    """One line on a data set, and one for every kind of annotation that was left out."""
+    show(f"{name}: {len(dataset)} images, {len(dataset.class_names)} classes")
+    for message in getattr(dataset, "drop_messages", list)():
+        show(f"  {message}")
+
+
+def _build_trainer(
+    config: Config,
+    run: RunDirectory,
+    model: nn.Module,
+    train_set: build.AnyDataset,
+    val_set: build.AnyDataset,
+    device: torch.device,
+) -> tuple[Trainer, Evaluator]:
+    settings = config.train
+    loader = build.build_train_loader(config, train_set, pin_memory=device.type == "cuda")
+    scaled = _scale(config, loader.steps_per_epoch)
+    evaluator = Evaluator(config, val_set, device)
+    reporter = build_reporter(scaled.steps)
+    reporter.message(scaled.describe())
+    optimizer = {**settings.optimizer.model_dump(), "lr": scaled.lr}
+    schedule = {**settings.schedule.model_dump(), "milestones": scaled.milestones}
+    trainer = Trainer(
+        model.to(device),
+        build_optimizer(model, **optimizer),
+        build_schedule(
+            steps=scaled.steps,
+            warmup_steps=scaled.warmup_steps,
+            warmup_factor=settings.warmup.factor,
+            warmup_shape=settings.warmup.shape,
+            **schedule,
+        ),
+        loader,
+        run,
+        _trainer_settings(config, scaled),
+        header={
+            "kind": "classifier" if isinstance(config.model, ClassifierSettings) else "detector",
+            "config": config_to_dict(config),
+            "class_names": list(train_set.class_names),
+        },
+        device=device,
+        evaluate=lambda candidate: evaluator(candidate).metrics.metrics,
+        validation_loss=_validation_loss(config, evaluator) if settings.val_loss else None,
+        reporter=reporter,
+    )
+    return trainer, evaluator
+
+
+def _scale(config: Config, steps_per_epoch: float) -> ScaledSchedule:
+    settings = config.train
+    return scale_to_batch(
+        lr=settings.optimizer.lr,
+        warmup_steps=settings.warmup.steps,
+        actual=settings.batch_size,
+        reference=settings.reference_batch_size,
+        rule=settings.lr_scaling,
+        steps=settings.steps,
+        epochs=settings.epochs,
+        steps_per_epoch=steps_per_epoch,
+        milestones=getattr(settings.schedule, "milestones", ()),
+    )
+
+
+def _trainer_settings(config: Config, scaled: ScaledSchedule) -> TrainerSettings:
+    settings = config.train
+    return TrainerSettings(
+        steps=scaled.steps,
+        accumulate=settings.accumulate,
+        clip_grad_norm=settings.clip_grad_norm,
+        precision=settings.precision,
+        channels_last=settings.channels_last,
+        compile=settings.compile,
+        ema_decay=None if settings.ema is None else settings.ema.decay,
+        ema_ramp=settings.ema is None or settings.ema.ramp,
+        log_every=settings.log_every,
+        eval_every=settings.eval_every,
+        checkpoint_every=settings.checkpoint_every,
+        keep_checkpoints=settings.keep_checkpoints,
+        best_metric=settings.best_metric,
+        early_stopping=None if settings.early_stopping is None else settings.early_stopping.patience,
+        seed=config.seed,
+    )
+
+
+def _validation_loss(config: Config, evaluator: Evaluator) -> Callable[[nn.Module], Mapping[str, Any]]:
+    def losses(model: nn.Module) -> Mapping[str, Any]:
+        return validation_losses(
+            model, evaluator.loader, device=evaluator.device, precision=config.eval.precision
+        )
+
+    return losses

@@ -1,0 +1,108 @@
+"""detres.layers.norm against torch's and torchvision's norms."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm2d
+
+from detres.layers.norm import NORM_NAMES, ConvNorm, FrozenBatchNorm2d, conv_norm, make_norm
+
+
+def randomize(norm: nn.Module) -> nn.Module:
+    """Statistics and affine parameters that differ from the identity."""
+    for name, tensor in norm.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.5, 1.5) if name.endswith(("weight", "running_var")) else tensor.normal_()
+    return norm
+
+
+@pytest.mark.parametrize("name", NORM_NAMES)
+def test_no_images(name: str) -> None:
+    norm = make_norm(name, 64).eval()
+    assert norm(torch.zeros(0, 64, 5, 5)).shape == (0, 64, 5, 5)
+    assert conv_norm(torch.zeros(0, 3, 5, 5), nn.Conv2d(3, 64, 3), norm).shape == (0, 64, 3, 3)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-5, 0.1])
+def test_frozen_batch_norm_equals_torchvision(eps: float) -> None:
+    theirs = randomize(TorchvisionFrozenBatchNorm2d(8, eps=eps))
+    ours = FrozenBatchNorm2d(8, eps=eps)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 8, 5, 7)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-6, atol=1e-6)
+
+
+def test_frozen_batch_norm_loads_a_batch_norm_and_stays_as_it_is() -> None:
+    batch_norm = randomize(nn.BatchNorm2d(8)).eval()
+    frozen = FrozenBatchNorm2d(8)
+    frozen.load_state_dict(batch_norm.state_dict())
+    frozen.train()
+    x = torch.randn(2, 8, 5, 7) * 3 + 1
+    torch.testing.assert_close(frozen(x), batch_norm(x))
+    torch.testing.assert_close(frozen(x), batch_norm(x))
+    assert not list(frozen.parameters())
+    assert "num_batches_tracked" in batch_norm.state_dict(), "the caller's state dict must not change"
+
+
+def test_frozen_batch_norm_names_what_is_missing() -> None:
+    with pytest.raises(RuntimeError, match="running_var"):
+        FrozenBatchNorm2d(2).load_state_dict({"weight": torch.ones(2), "bias": torch.ones(2)})
+
+
+def test_frozen_batch_norm_keeps_the_dtype() -> None:
+    assert FrozenBatchNorm2d(2)(torch.ones(1, 2, 3, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(256, 32), (64, 32), (48, 16), (30, 2), (7, 1)])
+def test_group_norm_takes_fewer_groups_when_channels_do_not_divide(channels: int, groups: int) -> None:
+    norm = make_norm("group", channels)
+    assert isinstance(norm, nn.GroupNorm)
+    assert norm.num_groups == groups
+
+
+@pytest.mark.parametrize("name", ["batch", "frozen_batch", "sync_batch", "group"])
+def test_eps_is_passed_on(name: str) -> None:
+    assert make_norm(name, 32, eps=0.25).eps == 0.25
+
+
+def test_unknown_norm() -> None:
+    with pytest.raises(ValueError, match=r"norm: got 'layer', expected one of batch, frozen_batch"):
+        make_norm("layer", 8)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("name", NORM_NAMES)
+def test_conv_norm_equals_norm_after_conv(name: str, with_bias: bool, training: bool) -> None:
+    conv = nn.Conv2d(8, 32, 3, stride=2, padding=2, dilation=2, groups=4, bias=with_bias)
+    norm = randomize(make_norm(name, 32)).train(training)
+    x = torch.randn(3, 8, 9, 11, requires_grad=True)
+    learnt = [x, *conv.parameters(), *norm.parameters()]
+
+    def value_and_gradients(y: Tensor) -> list[Tensor]:
+        return [y.detach(), *torch.autograd.grad((y * torch.cos(torch.arange(y.numel()).view_as(y))).sum(), learnt)]
+
+    expected = value_and_gradients(norm(conv(x)))
+    for got in (conv_norm(x, conv, norm), ConvNorm(conv, norm)(x)):
+        torch.testing.assert_close(value_and_gradients(got), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_training_batch_norm_collects_statistics() -> None:
+    norm = nn.BatchNorm2d(4)
+    conv_norm(torch.randn(2, 3, 8, 8), nn.Conv2d(3, 4, 1), norm)
+    assert norm.num_batches_tracked == 1
+
+
+def test_conv_norm_keeps_channels_last_and_low_precision() -> None:
+    conv, norm = nn.Conv2d(8, 16, 1, bias=False), make_norm("frozen_batch", 16)
+    x = torch.randn(2, 8, 6, 6).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = conv_norm(x, conv.to(memory_format=torch.channels_last), norm)
+    assert y.dtype == torch.bfloat16
+    assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_conv_norm_with_layers_before() -> None:
+    pool, conv, norm = nn.AvgPool2d(2), nn.Conv2d(3, 4, 1), randomize(nn.BatchNorm2d(4)).eval()
+    x = torch.randn(1, 3, 8, 8)
+    torch.testing.assert_close(ConvNorm(pool, conv, norm)(x), norm(conv(pool(x))))
