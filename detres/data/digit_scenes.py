@@ -156,7 +156,7 @@ def draw_crop(source: Source, label: int, size: int, rng: np.random.Generator) -
     for _ in range(rng.integers(0, 3)):
         _draw_fragment(canvas, source.scans, rng)
     pick = rng.choice(np.flatnonzero(source.scans.labels == label))
-    coverage = render_digit(source.scans.images[pick], size * rng.uniform(0.38, 0.86), rng)
+    coverage = render_digit(source.scans.images[pick], size * rng.uniform(0.5, 0.9), rng)
     largest = max(coverage.shape)
     if largest > size:
         shrunk = (int(coverage.shape[1] * size / largest), int(coverage.shape[0] * size / largest))

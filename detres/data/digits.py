@@ -82,7 +82,7 @@ def write_digits(
     num_test: int = 200,
     num_crops: int = 6000,
     image_size: int = 160,
-    crop_size: int = 48,
+    crop_size: int = 32,
     progress: Progress | None = None,
 ) -> DigitsSummary:
     """Write the data set to `root`/digits, all of it or nothing; return at once when it is there already.

@@ -43,15 +43,6 @@ def read_image(path: str | os.PathLike[str], expected_size_hw: tuple[int, int] |
                 ) from error
 
 
-def read_image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width of the upright image in `path`, from its header alone. Raises ImageError as read_image."""
-    path = os.fspath(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with _open(path) as image:
-            return _upright_size_hw(image)
-
-
 def _open(path: str) -> Image.Image:
     """The opened file with its header read, not yet decoded."""
     try:

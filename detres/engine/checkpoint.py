@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detres.engine.atomic_file import atomic_file
+from detres.structures.atomic_file import atomic_file, atomic_path
 
 FORMAT = "detres"
 VERSION = 1
@@ -113,18 +113,15 @@ def link_or_copy(source: Path, target: Path) -> None:
 
     Sharing is safe because a checkpoint is never changed in place, only replaced.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
+        with atomic_path(target) as temporary:
+            temporary.unlink(missing_ok=True)  # of a killed process that had our number
+            try:
+                os.link(source, temporary)
+            except OSError:
+                shutil.copyfile(source, temporary)
     except OSError as error:
         raise _write_error(target, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path, map_location: str | torch.device) -> Any:

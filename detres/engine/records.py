@@ -71,6 +71,7 @@ class Progress:
     best_step: int = 0
     evals_without_gain: int = 0
     skipped_images: int = 0
+    dropped_boxes: int = 0
 
     def judge(self, metrics: Metrics, best_metric: str) -> bool:
         """Take note of an evaluation after this step; returns whether it is the best so far.
@@ -103,6 +104,7 @@ class Summary:
     best_step: int
     stopped_early: bool
     skipped_images: int
+    dropped_boxes: int
     last_checkpoint: Path
     best_checkpoint: Path | None
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detres.engine.atomic_file import remove_partial_files, temporary_name, write_text_atomically
+from detres.structures.atomic_file import remove_partial_files, temporary_name, write_text_atomically
 from detres.engine.checkpoint import link_or_copy, save_checkpoint
 from detres.engine.environment import describe_environment
 from detres.engine.metrics_log import MetricsLog

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from detres.engine.checkpoint import check_plain, load_checkpoint, load_model_state
 from detres.engine.ema import WeightAverage
 from detres.engine.interruption import Interrupted, Interruption
+from detres.engine.left_out import count_left_out, describe_left_out
 from detres.engine.loss_monitor import LossMonitor
 from detres.engine.optimizer import load_optimizer_state, optimizer_state
 from detres.engine.precision import Precision
@@ -25,8 +26,6 @@ from detres.engine.schedule import Schedule
 from detres.engine.speed import SpeedMeter
 from detres.structures import Batch
 from detres.structures.random import derive_seed
-
-_SKIPS_SHOWN = 5
 
 
 class Trainer:
@@ -114,6 +113,8 @@ class Trainer:
                     self._log(lr)
                 self._interruption.check()
                 self._evaluate_and_save_if_due()
+        for line in describe_left_out(progress):
+            self.reporter.message(line)
         return self._summary()
 
     def resume(self) -> int:
@@ -170,12 +171,7 @@ class Trainer:
             self._save()
             raise
         assert len(batches) == self.settings.accumulate, "the loader's stream must not end"
-        for text in (text for batch in batches for text in batch.skipped):
-            self.progress.skipped_images += 1
-            if self.progress.skipped_images <= _SKIPS_SHOWN:
-                self.reporter.message(f"skipped: {text}")
-            if self.progress.skipped_images == _SKIPS_SHOWN:
-                self.reporter.message("further skipped images are only counted (skipped_images in metrics.jsonl)")
+        count_left_out(batches, self.progress, self.reporter.message)
         return batches
 
     def _to_device(self, batch: Batch) -> Batch:
@@ -212,8 +208,7 @@ class Trainer:
         values: Metrics = {**self._monitor.take_means(), "lr": lr, "epoch": step / self.loader.steps_per_epoch}
         values |= (speed := self._speed.take())
         values |= self.precision.gradient_scale()
-        if self.progress.skipped_images:
-            values["skipped_images"] = self.progress.skipped_images
+        values |= {name: count for name in ("skipped_images", "dropped_boxes") if (count := getattr(self.progress, name))}
         if self.device.type == "cuda":
             values["memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         self.run_directory.log("train", step, values)
@@ -294,6 +289,7 @@ class Trainer:
             best_step=progress.best_step,
             stopped_early=self._stopped_early() and progress.step < self.settings.steps,
             skipped_images=progress.skipped_images,
+            dropped_boxes=progress.dropped_boxes,
             last_checkpoint=run.last,
             best_checkpoint=run.best if run.best.exists() else None,
         )

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from detres.evaluation.atomic import atomic_path
+from detres.structures.atomic_file import atomic_path
 from detres.evaluation.metrics import PrecisionRecall
 from detres.structures import Detections
 from detres.structures.boxes import scale_boxes

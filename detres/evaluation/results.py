@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from detres.evaluation.atomic import atomic_path
+from detres.structures.atomic_file import atomic_path
 from detres.structures import Detections
 from detres.structures.boxes import xywh_to_xyxy
 

@@ -104,7 +104,7 @@ def test_a_really_full_disk(tmp_path, monkeypatch):
     before = path.read_bytes()
     full = tmp_path / ".last.pt.partial"
     full.symlink_to("/dev/full")
-    monkeypatch.setattr("detres.engine.atomic_file.temporary_name", lambda path: full)
+    monkeypatch.setattr("detres.structures.atomic_file.temporary_name", lambda path: full)
     with pytest.raises(OSError, match="No space left on device.*previous one is untouched") as caught:
         save_checkpoint(path, _state(model={"w": torch.ones(300_000)}))
     assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(path)
@@ -122,9 +122,15 @@ def test_ctrl_c_while_writing_leaves_nothing_behind(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_gone(tmp_path):
-    with pytest.raises(OSError, match="cannot write the checkpoint: No such file"):
-        save_checkpoint(tmp_path / "gone" / "last.pt", _state())
+def test_a_folder_that_is_gone_is_made_again(tmp_path):
+    save_checkpoint(tmp_path / "gone" / "last.pt", _state())
+    assert load_checkpoint(tmp_path / "gone" / "last.pt")["kind"] == _state()["kind"]
+
+
+def test_a_file_in_place_of_the_folder(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="cannot write the checkpoint: "):
+        save_checkpoint(tmp_path / "file" / "last.pt", _state())
 
 
 @pytest.mark.parametrize("links", [True, False])

@@ -37,7 +37,7 @@ def test_another_run_is_not_overwritten(tmp_path):
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):
-    (tmp_path / ".last.pt.123.partial").write_bytes(b"half")
+    (tmp_path / ".last.123.partial.pt").write_bytes(b"half")
     RunDirectory(tmp_path)
     assert not list(tmp_path.iterdir())
 

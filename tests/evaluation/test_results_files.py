@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from detres.evaluation import atomic
 from detres.evaluation.coco import evaluate_coco
 from detres.evaluation.results import (
     coco_results,
@@ -17,7 +16,7 @@ from detres.evaluation.results import (
     write_results_json,
     write_voc_comp4,
 )
-from detres.structures import Detections
+from detres.structures import Detections, atomic_file
 
 
 def _found(count, seed=0, classes=3):
@@ -140,7 +139,7 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(atomic, "_flush", full)
+    monkeypatch.setattr(atomic_file, "_flush", full)
     with pytest.raises(OSError, match="cannot write .*results.json: No space left"):
         write_results_json(path, {"AP": 0.6})
     assert json.loads(path.read_text()) == {"AP": 0.5} and os.listdir(tmp_path) == ["results.json"]
