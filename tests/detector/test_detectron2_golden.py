@@ -77,7 +77,9 @@ def check_map(expected: dict[str, np.ndarray], name: str, got: Tensor) -> None:
     assert np.abs(samples - expected[f"{name}/value"]).max() < 1e-4 * expected[f"{name}/std"], name
 
 
-def check_rows(expected: dict[str, np.ndarray], name: str, boxes: Tensor, scores: Tensor, labels: Tensor | None) -> None:
+def check_rows(
+    expected: dict[str, np.ndarray], name: str, boxes: Tensor, scores: Tensor, labels: Tensor | None
+) -> None:
     """Rows are paired by content: neighbouring scores are closer than rounding. One may be missing, as recorded."""
     free, missed = torch.ones(len(boxes), dtype=torch.bool), 0
     wanted_scores = expected[f"{name}/scores" if labels is not None else f"{name}/logits"]
@@ -117,14 +119,14 @@ def test_inference(golden: Path, case: tuple[FasterRCNN, dict[str, np.ndarray]],
         prefix = letter if names == letter else f"{names}/{letter}"
         check_rows(expected, f"{prefix}/proposals", proposals.boxes_xyxy[i, :50], proposals.logits[i, :50], None)
         detections: Detections = found[i]
-        check_rows(
-            expected, f"{prefix}/detections", detections.boxes_xyxy, detections.scores, detections.labels
-        )
+        check_rows(expected, f"{prefix}/detections", detections.boxes_xyxy, detections.scores, detections.labels)
     if names == "a":
         boxes = torch.from_numpy(expected["a/boxes16/boxes"])
         with torch.no_grad():
             class_logits, deltas = model.roi_heads.regions(features, boxes[None])
-        torch.testing.assert_close(class_logits, torch.from_numpy(expected["a/boxes16/class_logits"]), atol=2e-4, rtol=0)
+        torch.testing.assert_close(
+            class_logits, torch.from_numpy(expected["a/boxes16/class_logits"]), atol=2e-4, rtol=0
+        )
         torch.testing.assert_close(
             deltas.flatten(1), torch.from_numpy(expected["a/boxes16/box_deltas"]), atol=2e-4, rtol=0
         )
