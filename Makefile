@@ -13,12 +13,13 @@ TEST_STAMP := $(VENV)/.installed-test
 .PHONY: demo test lint venv clean
 .DELETE_ON_ERROR:
 
+# --resume: a demo that was stopped goes on, one that is finished shows its results again.
 demo: $(RUN_STAMP)
 	$(BIN)/python tools/make_digits.py
-	$(BIN)/python tools/pretrain.py --config demo_pretrain.yaml
-	$(BIN)/python tools/train_net.py --config demo.yaml
+	$(BIN)/python tools/pretrain.py --config demo_pretrain.yaml --resume
+	$(BIN)/python tools/train_net.py --config demo.yaml --resume
+	$(BIN)/python tools/predict.py --weights runs/demo/best.pt "$${DETRES_DATASETS:-datasets}/digits/test/*0.jpg" --output runs/demo/predictions
 	$(BIN)/python tools/eval_net.py --config demo.yaml --weights runs/demo/best.pt
-	$(BIN)/python tools/predict.py --weights runs/demo/best.pt "$${DETRES_DATASETS:-datasets}/digits/test" --output runs/demo/pictures
 
 test: $(TEST_STAMP)
 	$(BIN)/python -m pytest -q --durations=15
@@ -50,4 +51,4 @@ $(BIN)/python:
 		echo "make: '$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) runs/demo runs/demo_pretrain build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

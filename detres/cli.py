@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,7 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         added = commands.add_parser(name, help=help_text, description=help_text)
         add_arguments(added)
         added.set_defaults(command=command)
-    arguments = parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    if any(text.startswith("-") for text in rest) or (rest and not hasattr(arguments, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes positional arguments from one place only; overrides may stand anywhere
+        arguments.overrides += rest
     return _guarded(arguments.command, arguments)
 
 
@@ -28,17 +33,29 @@ def run_tool(name: str) -> int:
 
 
 def _guarded(command: Command, arguments: argparse.Namespace) -> int:
-    """Errors that describe themselves are printed without a traceback; DETRES_DEBUG=1 shows it."""
+    """Errors that describe themselves are printed without a traceback; DETRES_DEBUG=1 shows it.
+
+    SIGTERM ends a command as Ctrl-C does, so that it tidies up; training puts its own handlers in place meanwhile.
+    """
+    from detres.engine.interruption import Interruption
+
+    interruption = Interruption()
     try:
-        return command(arguments)
+        with interruption, interruption.at_once(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return command(arguments)
     except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
         if os.environ.get("DETRES_DEBUG"):
             raise
         print(f"detres: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stopped:
-        print(f"detres: {stopped or 'interrupted'}", file=sys.stderr)
+        print(f"detres: {str(stopped) or 'interrupted'}", file=sys.stderr)
         return getattr(stopped, "exit_code", 130)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"detres: warning: {message}", file=sys.stderr)
 
 
 def _add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -172,6 +189,37 @@ def _config(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_benchmark(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("work", nargs="?", choices=("infer", "train", "all"), default="all")
+    parser.add_argument("--against", choices=("torchvision",), default="torchvision")
+    parser.add_argument("--image", help="default: photos of COCO below DETRES_DATASETS, else a generated picture")
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("H", "W"), help="default: 800 1066 for infer, 512 512 for train"
+    )
+    parser.add_argument("--batch-size", type=int, help="default: 1 for infer, 2 for train")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, help="default: torch's own choice")
+    parser.add_argument("--output", default="runs/benchmark", help="folder for benchmark.json and benchmark.png")
+
+
+def _benchmark(arguments: argparse.Namespace) -> int:
+    from detres.jobs.benchmark import benchmark, format_results, write_results
+
+    results = benchmark(
+        ("infer", "train") if arguments.work == "all" else (arguments.work,),
+        size_hw=arguments.size,
+        batch_size=arguments.batch_size,
+        image=arguments.image,
+        repeats=arguments.repeats,
+        device=arguments.device,
+        threads=arguments.threads,
+    )
+    print(f"\n{format_results(results)}\n")
+    _print_paths(write_results(results, arguments.output))
+    return 0
+
+
 def _print_paths(paths: Sequence[Path]) -> None:
     for path in paths:
         print(f"  {path}")
@@ -182,5 +230,6 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Command, s
     "pretrain": (_add_train, _pretrain, "train a classifier, whose backbone a detector can start from"),
     "eval": (_add_eval, _eval, "evaluate weights or an existing results file"),
     "predict": (_add_predict, _predict, "draw and list the detections in images, folders and videos"),
+    "benchmark": (_add_benchmark, _benchmark, "time detres against torchvision, the same work on both sides"),
     "config": (_add_config_command, _config, "show a resolved configuration"),
 }

@@ -77,6 +77,13 @@ def test_every_kind_of_input_gives_the_same(detector: Detector, tmp_path: Path) 
         assert found.boxes_xyxy[0].tolist() == [3, 2, 4, 3]
 
 
+def test_read_only_arrays_are_copied() -> None:
+    given = np.zeros((4, 5, 3), np.uint8)
+    assert to_rgb_array(given) is given
+    given.setflags(write=False)  # as numpy.asarray(PIL image) is; torch warns of such arrays
+    assert to_rgb_array(given).flags.writeable
+
+
 def test_lists_of_mixed_sizes_go_in_batches(detector: Detector) -> None:
     images = [_image(6, 8), _image(20, 5, red_xy=(1, 19)), _image(3, 40, red_xy=(39, 1))]
     found = detector.predict(images, batch_size=2)

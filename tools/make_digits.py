@@ -14,7 +14,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-train", type=int, default=1200, help="training scenes; default: %(default)s")
     parser.add_argument("--num-test", type=int, default=200, help="test scenes; default: %(default)s")
-    parser.add_argument("--num-crops", type=int, default=6000, help="crops for pretraining; default: %(default)s")
+    parser.add_argument("--num-crops", type=int, default=8000, help="crops for pretraining; default: %(default)s")
     arguments = parser.parse_args()
 
     from rich.progress import Progress

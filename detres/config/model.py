@@ -16,6 +16,7 @@ from detres.config.fields import (
 )
 
 Norm = Literal["batch", "frozen_batch", "sync_batch", "group", "none"]
+LevelSizes = Annotated[list[PositiveFloat], Field(min_length=1)]
 BoxLoss = Literal["l1", "smooth_l1", "giou", "diou", "ciou"]
 
 
@@ -97,24 +98,46 @@ class PixelSettings(Settings):
 class AnchorSettings(Settings):
     """Anchors: one list of sizes per feature level, shared aspect ratios (height / width)."""
 
-    sizes: Annotated[list[list[PositiveFloat]], Field(min_length=1)] = [[32.0], [64.0], [128.0], [256.0], [512.0]]
+    sizes: Annotated[list[LevelSizes], Field(min_length=1)] = [[32.0], [64.0], [128.0], [256.0], [512.0]]
     aspect_ratios: Annotated[list[PositiveFloat], Field(min_length=1)] = [0.5, 1.0, 2.0]
     rounded: bool = False  # torchvision rounds the corners of the cell anchors
     stride: Literal["nominal", "from_shape"] = "nominal"  # torchvision: padded size // feature size
     order: Literal["size_major", "ratio_major"] = "size_major"  # of the anchors of a cell; torchvision: ratio_major
 
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        if len({len(level) for level in self.sizes}) > 1:
+            text = f"got {self.sizes}, expected equally many sizes for every level: the levels share the RPN's head"
+            yield "sizes", text
 
-class SamplingSettings(Settings):
-    """Which anchors or regions are positive, negative or ignored, and how many enter the loss."""
 
-    positive_iou: Fraction
-    negative_iou: Fraction
-    batch_size: PositiveInt  # per image
-    positive_fraction: Fraction
+def _reversed_ious(settings: "RPNSampling | RoISampling") -> Iterator[tuple[str, str]]:
+    if settings.negative_iou > settings.positive_iou:
+        text = f"got {settings.negative_iou}, expected at most positive_iou ({settings.positive_iou})"
+        yield "negative_iou", text
+
+
+class RPNSampling(Settings):
+    """Which anchors are positive, negative or neither, and how many of them enter the loss."""
+
+    positive_iou: Fraction = 0.7
+    negative_iou: Fraction = 0.3
+    batch_size: PositiveInt = 256  # per image
+    positive_fraction: Fraction = 0.5
 
     def _mistakes(self) -> Iterator[tuple[str, str]]:
-        if self.negative_iou > self.positive_iou:
-            yield "negative_iou", f"got {self.negative_iou}, expected at most positive_iou ({self.positive_iou})"
+        return _reversed_ious(self)
+
+
+class RoISampling(Settings):
+    """Which regions are positive, negative or neither, and how many of them enter the loss."""
+
+    positive_iou: Fraction = 0.5
+    negative_iou: Fraction = 0.5
+    batch_size: PositiveInt = 512  # per image
+    positive_fraction: Fraction = 0.25
+
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        return _reversed_ious(self)
 
 
 class RPNSettings(Settings):
@@ -122,9 +145,7 @@ class RPNSettings(Settings):
 
     convs: PositiveInt = 1
     channels: PositiveInt | None = None  # of the convs; None: as many as the features have
-    sampling: SamplingSettings = SamplingSettings(
-        positive_iou=0.7, negative_iou=0.3, batch_size=256, positive_fraction=0.5
-    )
+    sampling: RPNSampling = RPNSampling()
     box_loss: BoxLoss = "l1"
     smooth_l1_beta: NonNegativeFloat = 0.0
     box_loss_weight: NonNegativeFloat = 1.0
@@ -181,9 +202,7 @@ class RoIHeadSettings(Settings):
     box_head: Annotated[FCHead | ConvFCHead | Conv5Head, ByType()] = FCHead()
     class_agnostic: bool = False
     background: Literal["last", "first"] = "last"  # row of the background class; "first" is torchvision's layout
-    sampling: SamplingSettings = SamplingSettings(
-        positive_iou=0.5, negative_iou=0.5, batch_size=512, positive_fraction=0.25
-    )
+    sampling: RoISampling = RoISampling()
     add_ground_truth: bool = True
     box_loss: BoxLoss = "l1"
     smooth_l1_beta: NonNegativeFloat = 0.0

@@ -10,6 +10,11 @@ from detres.config.fields import ByType, Settings
 from detres.config.model import ClassifierSettings, FasterRCNNSettings
 from detres.config.train import EvalSettings, TrainSettings
 
+_LOSSES = {  # what the networks' losses are called in a validation
+    "faster_rcnn": ["loss", "loss_rpn_objectness", "loss_rpn_box", "loss_classifier", "loss_box"],
+    "classifier": ["loss", "loss_cls"],
+}
+
 
 class Config(Settings):
     """A whole run: the model, its data, how it is trained and how it is judged."""
@@ -22,7 +27,17 @@ class Config(Settings):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     output: str = "runs/{name}"  # the run directory; {name} is the name of the config file
 
+    @property
+    def best_metric(self) -> str:
+        """What decides on the best checkpoint: train.best_metric, or else the main metric of the evaluation."""
+        return self.train.best_metric or self.eval.main_metric
+
     def _mistakes(self) -> Iterator[tuple[str, str]]:
+        losses = [f"val_{name}" for name in _LOSSES[self.model.type]]
+        known = [*self.eval.metric_names, *(losses if self.train.val_loss else [])]
+        if self.best_metric not in known:
+            remedy = "; set train.val_loss to true to use it" if self.best_metric in losses else ""
+            yield "train.best_metric", f"got {self.best_metric!r}, expected one of {', '.join(known)}{remedy}"
         classifies = isinstance(self.model, ClassifierSettings)
         wanted = "classification" if classifies else "coco or voc"
         if classifies != (self.eval.metric == "classification"):

@@ -130,7 +130,7 @@ class TrainSettings(Settings):
     val_loss: bool = False
     checkpoint_every: PositiveInt | None = None  # steps; None: at every evaluation
     keep_checkpoints: PositiveInt = 1  # numbered ones, beside last and best
-    best_metric: str = "AP"
+    best_metric: str | None = None  # decides on best.pt, plateau, early stopping; None: Config.best_metric
     early_stopping: EarlyStopping | None = None
 
     def _mistakes(self) -> Iterator[tuple[str, str]]:
@@ -159,3 +159,21 @@ class EvalSettings(Settings):
     max_detections: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)] = [1, 10, 100]
     voc_iou_thresholds: Annotated[list[Fraction], Field(min_length=1)] = [0.5]
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    @property
+    def main_metric(self) -> str:
+        """The metric by which results of this kind are usually compared."""
+        if self.metric == "voc":
+            return "AP50" if 0.5 in self.voc_iou_thresholds else "AP"
+        return {"coco": "AP", "classification": "top1"}[self.metric]
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The metrics of this kind of evaluation of which more is better."""
+        if self.metric == "classification":
+            return ["top1", "top5"]
+        if self.metric == "coco":
+            recalls = [f"AR{limit}" for limit in sorted(set(self.max_detections))]
+            return ["AP", "AP50", "AP75", "APs", "APm", "APl", *recalls, "ARs", "ARm", "ARl"]
+        names = ["AP", *(f"AP{100 * threshold:g}" for threshold in self.voc_iou_thresholds)]
+        return [name + suffix for name in names for suffix in ("", "_11point")]

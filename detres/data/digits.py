@@ -80,7 +80,7 @@ def write_digits(
     seed: int = 0,
     num_train: int = 1200,
     num_test: int = 200,
-    num_crops: int = 6000,
+    num_crops: int = 8000,
     image_size: int = 160,
     crop_size: int = 32,
     progress: Progress | None = None,

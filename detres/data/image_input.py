@@ -36,7 +36,7 @@ def to_rgb_array(image: ImageInput) -> np.ndarray:
 
 def _checked_array(image: np.ndarray) -> np.ndarray:
     if image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8 and image.size:
-        return np.ascontiguousarray(image)
+        return np.require(image, requirements=["C", "W"])  # torch wants to be able to write
     raise ValueError(
         f"an image array must be (H, W, 3), uint8, RGB; got shape {image.shape}, {image.dtype}. "
         + _batch_hint(image.ndim, "Convert it, for instance with PIL.Image.fromarray, or give the file's path")

@@ -38,8 +38,7 @@ def read_image(path: str | os.PathLike[str], expected_size_hw: tuple[int, int] |
                 raise
             except Exception as error:  # decoders raise nearly anything on damaged files
                 raise ImageError(
-                    f"{path}: the image is truncated or damaged ({error}); fetch or export the file again, "
-                    "or set data.on_bad_image to skip"
+                    f"{path}: the image is truncated or damaged ({error}); fetch or export the file again"
                 ) from error
 
 
@@ -48,16 +47,11 @@ def _open(path: str) -> Image.Image:
     try:
         image = Image.open(path)
     except FileNotFoundError:
-        raise ImageError(
-            f"{path}: the image file does not exist; check the image folder of the data set, "
-            "or set data.on_bad_image to skip"
-        ) from None
+        raise ImageError(f"{path}: the image file does not exist; check the path of its folder") from None
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: {error}; resize the image to at most {MAX_PIXELS} pixels") from error
     except UnidentifiedImageError:
-        raise ImageError(
-            f"{path}: {_what_it_is(path)}; fetch or export the file again, or set data.on_bad_image to skip"
-        ) from None
+        raise ImageError(f"{path}: {_what_it_is(path)}; fetch or export the file again") from None
     except OSError as error:
         raise ImageError(f"{path}: the file cannot be read ({error}); check the path and its permissions") from error
     except Exception as error:  # damaged headers make the format plug-ins raise nearly anything

@@ -90,7 +90,7 @@ class TransformedDetectionDataset:
 
     seed          the run's seed
     on_bad_image  "error": an unreadable image raises ImageError; "skip": another image takes its place, and the
-                  batch carries the message. For evaluation use "error": there every image counts
+                  batch carries the message, which an evaluation must heed: there every image counts
     """
 
     def __init__(
@@ -190,7 +190,7 @@ def _read(
             return index, read_one(index), tuple(skipped)
         except ImageError as error:
             if attempts == 1:
-                raise
+                raise ImageError(f"{error}. Set data.on_bad_image to skip to go on without such images") from error
             skipped.append(str(error))
         index = derive_seed(seed, key.epoch, key.position, _REPLACEMENT, attempt) % count
     raise ImageError(f"{attempts} images in a row could not be read; the last: {skipped[-1]}")

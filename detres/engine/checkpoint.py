@@ -138,7 +138,7 @@ def _read(path: Path, map_location: str | torch.device) -> Any:
             f"{path} is damaged or holds Python objects beside tensors, which are never executed: "
             f"use another checkpoint, or convert it where it came from to a plain state dict"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"{path} ({path.stat().st_size} bytes) is truncated or not a checkpoint: use another one "
             f"(best.pt, step_*.pt) or copy the file again"

@@ -29,7 +29,7 @@ def describe_left_out(progress: Progress) -> list[str]:
     """The totals of a run, one line for each kind; nothing when nothing was left out."""
     lines = []
     if progress.skipped_images:
-        lines.append(f"skipped in all: {progress.skipped_images} unreadable images were replaced by others")
+        lines.append(f"skipped in all: {progress.skipped_images} unreadable images, replaced by others")
     if progress.dropped_boxes:
         lines.append(f"dropped in all: the transforms cut away {_boxes(progress.dropped_boxes)}")
     return lines

@@ -9,15 +9,15 @@ bad_batch_step*.json  only after a loss that was not finite
 """
 
 import json
-import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from detres.structures.atomic_file import remove_partial_files, temporary_name, write_text_atomically
 from detres.engine.checkpoint import link_or_copy, save_checkpoint
 from detres.engine.environment import describe_environment
 from detres.engine.metrics_log import MetricsLog
+from detres.structures.atomic_file import remove_partial_files, require_writable, write_text_atomically
 
 
 class RunDirectory:
@@ -32,7 +32,8 @@ class RunDirectory:
         self.last = self.path / "last.pt"
         self.best = self.path / "best.pt"
         self._log: MetricsLog | None = None
-        _make_writable(self.path)
+        require_writable(self.path, "choose another one by output=...")
+        self.path.mkdir(parents=True, exist_ok=True)
         if not resume and (found := self._traces()):
             raise FileExistsError(
                 f"{self.path} holds another run ({', '.join(found[:4])}): go on with it by --resume, "
@@ -96,24 +97,12 @@ class RunDirectory:
             self._log.close()
             self._log = None
 
+    def discard_if_empty(self) -> None:
+        """Remove the folder of a run that could not even begin, unless there is something in it."""
+        with suppress(OSError):
+            self.path.rmdir()
+
     def _traces(self) -> list[str]:
         """What shows that a run got somewhere here; a start that failed before its first step leaves none of these."""
         files = [self.last, self.best, *self.numbered(), self.path / "metrics.jsonl"]
         return [file.name for file in files if file.exists() and file.stat().st_size > 0]
-
-
-def _make_writable(path: Path) -> None:
-    probe = temporary_name(path / "probe")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"\0")
-        probe.unlink()
-    except FileExistsError as error:
-        raise NotADirectoryError(
-            f"output {path} is a file, a run needs a folder: choose another one by output=..."
-        ) from error
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise type(error)(
-            error.errno, f"cannot write into the output folder: {reason}. Choose another one by output=...", str(path)
-        ) from error

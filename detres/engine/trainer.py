@@ -208,7 +208,8 @@ class Trainer:
         values: Metrics = {**self._monitor.take_means(), "lr": lr, "epoch": step / self.loader.steps_per_epoch}
         values |= (speed := self._speed.take())
         values |= self.precision.gradient_scale()
-        values |= {name: count for name in ("skipped_images", "dropped_boxes") if (count := getattr(self.progress, name))}
+        left_out = {"skipped_images": self.progress.skipped_images, "dropped_boxes": self.progress.dropped_boxes}
+        values |= {name: count for name, count in left_out.items() if count}
         if self.device.type == "cuda":
             values["memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         self.run_directory.log("train", step, values)

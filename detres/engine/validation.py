@@ -15,7 +15,8 @@ def validation_losses(
 ) -> dict[str, float | None]:
     """Mean of each loss term over the images of `batches`, with norms and dropout as in evaluation.
 
-    Without any batch the total, "loss", is None. The model's mode is restored afterwards.
+    Without any batch the total, "loss", is None. The model's mode is restored afterwards. A batch with a replacement
+    for an image that could not be read (Batch.skipped) is left out: some other image would count twice.
     """
     device = torch.device(device)
     autocast = Precision(precision, device).autocast
@@ -25,6 +26,8 @@ def validation_losses(
     model.eval()
     try:
         for batch in batches:
+            if batch.skipped:
+                continue
             on_device = batch.to(device)
             with autocast():
                 losses = model(on_device.images, on_device.targets)

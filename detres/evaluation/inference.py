@@ -35,6 +35,7 @@ def predict_all(
     A loader that replaces unreadable images (Batch.skipped) needs `image_ids`, the ids that are due in order: where
     another image came instead, the entry is empty and a warning tells; without `image_ids` that is a ValueError.
     """
+    consequence = "they are evaluated as images without detections"
     found: list[Detections] = []
     with _evaluating(model), _autocast(device, precision):
         for batch in loader:
@@ -42,8 +43,11 @@ def predict_all(
             outputs = [detections.to("cpu") for detections in model.predict(images)]  # type: ignore[operator]
             named = [replace(d, class_names=tuple(class_names) or d.class_names) for d in outputs]
             mapped = batch.images.to_original(named)
-            due = None if image_ids is None else image_ids[len(found) : len(found) + len(batch)]
-            found += _without_replacements(mapped, batch, due)
+            came = _came(batch, image_ids, len(found), consequence)
+            found += [
+                detections if there else replace(Detections.empty(), class_names=detections.class_names)
+                for detections, there in zip(mapped, came, strict=True)
+            ]
             if progress is not None:
                 progress(len(found))
     return found
@@ -56,18 +60,21 @@ def classify_all(
     device: torch.device | str,
     precision: str = "float32",
     progress: Callable[[int], None] | None = None,
+    image_ids: Sequence[Any] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Logits (M, K) float32 and labels (M,) int64 on the CPU, in the loader's order; (0, 0) and (0,) without images.
 
-    `model` has `predict(ImageBatch) -> Tensor (N, K)`. `precision` and `progress` as in `predict_all`.
+    `model` has `predict(ImageBatch) -> Tensor (N, K)`. `precision` and `progress` as in `predict_all`; so is
+    `image_ids`, but an image that could not be read is left out: it has no scores.
     """
     logits, labels, done = [torch.zeros(0, 0)], [torch.zeros(0, dtype=torch.int64)], 0
     with _evaluating(model), _autocast(device, precision):
         for batch in loader:
             assert isinstance(batch.targets, Tensor), "classification batches carry a tensor of labels"
             output: Tensor = model.predict(batch.images.to(device))  # type: ignore[operator]
-            logits.append(output.float().cpu())
-            labels.append(batch.targets.cpu())
+            came = torch.tensor(_came(batch, image_ids, done, "they do not count"))
+            logits.append(output.float().cpu()[came])
+            labels.append(batch.targets.cpu()[came])
             done += len(batch)
             if progress is not None:
                 progress(done)
@@ -98,17 +105,16 @@ def _autocast(device: torch.device | str, precision: str) -> AbstractContextMana
     return torch.autocast(torch.device(device).type, dtype=_DTYPES[precision])
 
 
-def _without_replacements(found: list[Detections], batch: Batch, due: Sequence[Any] | None) -> list[Detections]:
-    if due is not None:
+def _came(batch: Batch, image_ids: Sequence[Any] | None, start: int, consequence: str) -> list[bool]:
+    """Which images of the batch are those that were due, image_ids[start], ..., and not replacements of theirs."""
+    if image_ids is not None:
         if batch.skipped:
-            warnings.warn(f"evaluated as images without detections: {'; '.join(batch.skipped)}", stacklevel=3)
-        return [
-            d if got == wanted else replace(Detections.empty(), class_names=d.class_names)
-            for d, got, wanted in zip(found, batch.image_ids, due, strict=True)
-        ]
+            warnings.warn(f"images could not be read, {consequence}: {'; '.join(batch.skipped)}", stacklevel=3)
+        due = image_ids[start : start + len(batch)]
+        return [got == wanted for got, wanted in zip(batch.image_ids, due, strict=True)]
     if batch.skipped:
         raise ValueError(
             f"the loader replaced images that it could not read ({'; '.join(batch.skipped)}), and evaluation needs "
-            "every image: pass image_ids to count such images as empty, or set data.on_bad_image to error"
+            "every image: pass image_ids to do without them, or set data.on_bad_image to error"
         )
-    return found
+    return [True] * len(batch)

@@ -13,7 +13,7 @@ from detres import build
 from detres.api import choose_device
 from detres.config import Config
 from detres.data.annotations import DetectionDataset
-from detres.data.image_io import read_image
+from detres.data.image_io import ImageError, read_image
 from detres.engine.progress import build_reporter
 from detres.evaluation.classification import ClassificationMetrics, evaluate_classification
 from detres.evaluation.coco import evaluate_coco
@@ -30,6 +30,7 @@ from detres.evaluation.results import (
 )
 from detres.evaluation.voc import evaluate_voc
 from detres.structures import Detections
+from detres.structures.atomic_file import require_writable
 from detres.weights.load import load_weights
 from detres.weights.sources import read_state_dict
 
@@ -57,17 +58,12 @@ class Evaluator:
             "device": self.device,
             "precision": self.config.eval.precision,
             "progress": progress,
+            "image_ids": image_ids(self.dataset),  # so that images that are skipped by option are not taken for others
         }
         if self.config.eval.metric == "classification":
             logits, labels = classify_all(model, self.loader, **options)
             return Evaluation(evaluate_classification(logits, labels, self.dataset.class_names), [])
-        detections = predict_all(
-            model,
-            self.loader,
-            image_ids=image_ids(self.dataset),
-            class_names=self.dataset.class_names,
-            **options,
-        )
+        detections = predict_all(model, self.loader, class_names=self.dataset.class_names, **options)
         return Evaluation(self.judge(detections), detections)
 
     def judge(self, detections: Sequence[Detections]) -> DetectionMetrics:
@@ -94,6 +90,7 @@ def evaluate(
     Returns the evaluation and the files written into the folder `output`.
     Raises ValueError (or a kind of it) that names the file when weights, results or data do not fit.
     """
+    require_writable(output, "choose another one by --output")
     device = choose_device(config.device)
     if detections is not None:
         evaluator = _evaluator_alone(config, split, device)
@@ -138,7 +135,7 @@ def _load_model(config: Config, weights: str, split: str) -> tuple[nn.Module, tu
 
 
 def write_evaluation(evaluation: Evaluation, evaluator: Evaluator, folder: Path, split: str) -> list[Path]:
-    """results.json, and for a detector detections.json (COCO) or comp4 files (VOC), curves and pictures; their paths."""
+    """results.json, and of a detector its detections (VOC: as comp4 too), curves and pictures; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     write_results_json(folder / "results.json", evaluation.metrics.to_dict())
     written = [folder / "results.json"]
@@ -151,8 +148,10 @@ def write_evaluation(evaluation: Evaluation, evaluator: Evaluator, folder: Path,
         written.append(folder / "comp4")
     plot_precision_recall(evaluation.metrics.curves, folder / "precision_recall.png")
     plot_class_ap(evaluation.metrics.per_class, folder / "class_ap.png", _class_metric(evaluation.metrics))
-    save_comparison_grid(_comparisons(dataset, found), folder / "pictures.png", class_names=dataset.class_names)
-    return [*written, *(folder / n for n in ("detections.json", "precision_recall.png", "class_ap.png", "pictures.png"))]
+    comparisons = _comparisons(dataset, found, evaluator.config.data.on_bad_image == "skip")
+    save_comparison_grid(comparisons, folder / "pictures.png", class_names=dataset.class_names)
+    names = ("detections.json", "precision_recall.png", "class_ap.png", "pictures.png")
+    return [*written, *(folder / name for name in names)]
 
 
 def _class_metric(metrics: DetectionMetrics) -> str:
@@ -160,16 +159,24 @@ def _class_metric(metrics: DetectionMetrics) -> str:
     return "AP" if "AP" in keys else next((key for key in keys if key.startswith("AP")), "AP")
 
 
-def _comparisons(dataset: DetectionDataset, detections: Sequence[Detections]) -> list[Comparison]:
+def _comparisons(
+    dataset: DetectionDataset, detections: Sequence[Detections], skip_bad_images: bool
+) -> list[Comparison]:
     """Truth and detections of images spread evenly over the set."""
     step = max(1, len(dataset) // NUM_PICTURES)
     pairs = []
     for i in range(0, len(dataset), step)[:NUM_PICTURES]:
+        try:
+            image = read_image(dataset.file(i), dataset.size_hw(i))
+        except ImageError:
+            if skip_bad_images:
+                continue  # a warning told of it when the model met it
+            raise
         truth = dataset.annotations(i)
         shown = ~truth.ignore
         pairs.append(
             Comparison(
-                torch.from_numpy(read_image(dataset.file(i), dataset.size_hw(i))).permute(2, 0, 1),
+                torch.from_numpy(image).permute(2, 0, 1),
                 torch.as_tensor(truth.boxes_xyxy[shown]),
                 torch.as_tensor(truth.labels[shown]),
                 detections[i],

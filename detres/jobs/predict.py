@@ -181,7 +181,7 @@ def _predict_video(job: _Job, source: Source) -> None:
 
 def _skip_or_raise(job: _Job, source: Source, error: ValueError) -> None:
     if not job.skip_bad:
-        raise error
+        raise type(error)(f"{error}. To go on without such files: --skip-bad (on_bad_image='skip')") from error
     job.skipped.append((str(source.path), str(error)))
     job.finish_source(source)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from detres import build
 from detres.api import choose_device
 from detres.config import Config, LoadedConfig, config_to_dict, format_resolved
 from detres.config.model import ClassifierSettings
+from detres.data.annotations import DetectionDataset, drop_messages
 from detres.engine.curves import draw_curves
 from detres.engine.optimizer import build_optimizer
 from detres.engine.progress import build_reporter
@@ -43,9 +44,23 @@ def train(loaded: LoadedConfig, *, resume: bool = False) -> TrainingResult:
     Raises, before anything is trained, what is wrong with output, data or weights; NonFiniteLoss and Interrupted as
     Trainer.run does.
     """
-    config = loaded.config
     run = RunDirectory(output_folder(loaded), resume=resume)
+    try:
+        trainer, evaluator = _prepare(loaded, run, resume)
+    except BaseException:
+        run.discard_if_empty()
+        raise
     run.write_config(format_resolved(loaded))
+    summary = trainer.run()
+    best, _, _ = build.model_from_checkpoint(summary.best_checkpoint or summary.last_checkpoint)
+    evaluation = evaluator(best.to(evaluator.device))
+    written = write_evaluation(evaluation, evaluator, run.path / "eval", "val")
+    return TrainingResult(summary, evaluation, [draw_curves(run.path), *written])
+
+
+def _prepare(loaded: LoadedConfig, run: RunDirectory, resume: bool) -> tuple[Trainer, Evaluator]:
+    """Everything that training needs, with initial or resumed weights; what is wrong with the input shows here."""
+    config = loaded.config
     device = choose_device(config.device)
     train_set = build.build_train_dataset(config)
     val_set = build.build_eval_dataset(config, train_set.class_names)
@@ -58,17 +73,13 @@ def train(loaded: LoadedConfig, *, resume: bool = False) -> TrainingResult:
     trainer, evaluator = _build_trainer(config, run, model, train_set, val_set, device)
     if resume:
         trainer.resume()
-    summary = trainer.run()
-    best, _, _ = build.model_from_checkpoint(summary.best_checkpoint or summary.last_checkpoint)
-    evaluation = evaluator(best.to(device))
-    written = write_evaluation(evaluation, evaluator, run.path / "eval", "val")
-    return TrainingResult(summary, evaluation, [draw_curves(run.path), *written])
+    return trainer, evaluator
 
 
 def _describe(name: str, dataset: build.AnyDataset) -> None:
     """One line on a data set, and one for every kind of annotation that was left out."""
     show(f"{name}: {len(dataset)} images, {len(dataset.class_names)} classes")
-    for message in getattr(dataset, "drop_messages", list)():
+    for message in drop_messages(cast(DetectionDataset, dataset)) if hasattr(dataset, "drop_report") else []:
         show(f"  {message}")
 
 
@@ -144,7 +155,7 @@ def _trainer_settings(config: Config, scaled: ScaledSchedule) -> TrainerSettings
         eval_every=settings.eval_every,
         checkpoint_every=settings.checkpoint_every,
         keep_checkpoints=settings.keep_checkpoints,
-        best_metric=settings.best_metric,
+        best_metric=config.best_metric,
         early_stopping=None if settings.early_stopping is None else settings.early_stopping.patience,
         seed=config.seed,
     )

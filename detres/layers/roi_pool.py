@@ -14,7 +14,7 @@ from torchvision.ops import roi_align, roi_pool
 def assign_levels(
     boxes: Tensor, min_level: int, max_level: int, canonical_size: float = 224.0, canonical_level: int = 4
 ) -> Tensor:
-    """The pyramid level of each box (..., 4), as in FPN (Lin et al., 2017, equation 1), clamped to the levels there are.
+    """The pyramid level of each box (..., 4), as in FPN (Lin et al., 2017, equation 1), clamped to those there are.
 
     A box whose sides have the geometric mean `canonical_size` goes to `canonical_level`; each doubling is one level up.
     """
@@ -46,7 +46,7 @@ class RoIPooler(nn.Module):
         super().__init__()
         if type not in ("roi_align", "roi_pool"):
             raise ValueError(f"type must be 'roi_align' or 'roi_pool', got {type!r}")
-        self.strides, self.type, self.output_size = list(strides), type, output_size
+        self.strides, self.method, self.output_size = list(strides), type, output_size
         self.sampling_ratio, self.aligned = sampling_ratio, aligned
         self.canonical_size, self.canonical_level = canonical_size, canonical_level
         self.min_level, self.max_level = (round(math.log2(stride)) for stride in (strides[0], strides[-1]))
@@ -61,16 +61,18 @@ class RoIPooler(nn.Module):
         if len(features) == 1:
             return self._pool(features[0], rois, self.strides[0])
         levels = assign_levels(rois[:, 1:], self.min_level, self.max_level, self.canonical_size, self.canonical_level)
-        size = self.output_size
-        pooled = features[0].new_zeros(len(rois), features[0].shape[1], size, size)
-        for index, (feature, stride) in enumerate(zip(features, self.strides, strict=True)):
-            here = (levels == self.min_level + index).nonzero().squeeze(1)
-            pooled = pooled.index_copy(0, here, self._pool(feature, rois[here], stride).to(pooled.dtype))
-        return pooled
+        # Level by level, then all back to their places in one go: cheaper, backwards too, than one copy per level.
+        by_level = levels.argsort(stable=True)
+        counts = torch.bincount(levels - self.min_level, minlength=len(features)).tolist()
+        pooled = [
+            self._pool(feature, members, stride)
+            for feature, members, stride in zip(features, rois[by_level].split(counts), self.strides, strict=True)
+        ]
+        return torch.cat(pooled).index_select(0, by_level.argsort())
 
     def _pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
         """Regions (M, 5: image, x1, y1, x2, y2) of one map."""
         rois = rois.to(feature.dtype)
-        if self.type == "roi_pool":
+        if self.method == "roi_pool":
             return roi_pool(feature, rois, self.output_size, 1.0 / stride)
         return roi_align(feature, rois, self.output_size, 1.0 / stride, self.sampling_ratio, self.aligned)

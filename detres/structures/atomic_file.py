@@ -56,6 +56,29 @@ def remove_partial_files(folder: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
+def require_writable(folder: Path, remedy: str) -> None:
+    """Raise OSError that names the folder and the remedy when no file can be made in it, existing or new.
+
+    Nothing stays behind: a folder that was made for the question is removed.
+    """
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    probe = temporary_name(folder / "probe")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"\0")
+        probe.unlink()
+    except FileExistsError as error:
+        raise NotADirectoryError(f"output {folder} is a file, expected a folder: {remedy}") from error
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        text = f"cannot write into the output folder: {reason}; {remedy}"
+        raise type(error)(error.errno, text, str(folder)) from error
+    finally:
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()
+
+
 def _flush(path: Path) -> None:
     """Force the file's bytes to disk, so that a rename never publishes a file that a power cut leaves empty."""
     descriptor = os.open(path, os.O_RDWR)

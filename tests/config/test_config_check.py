@@ -172,3 +172,43 @@ def test_settings_cannot_be_changed_afterwards() -> None:
 def test_the_keys_of_the_schema() -> None:
     keys = all_keys()
     assert {"train.optimizer.lr", "data.train_transforms.*.short", "model.roi_heads.box_head.num_convs"} <= set(keys)
+
+
+def test_best_metric_follows_the_evaluation(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(SMALLEST)
+    classify = [f"data.{split}={{type: image_folder, root: a}}" for split in ("train", "val")]
+    classify += ["model={type: classifier}", "eval.metric=classification"]
+    for overrides, expected in (
+        ([], "AP"),
+        (["eval.metric=voc"], "AP50"),
+        (["eval.metric=voc", "eval.voc_iou_thresholds=[0.7, 0.75]"], "AP"),
+        (classify, "top1"),
+        (["train.best_metric=AP75"], "AP75"),
+        (["train.best_metric=AR7", "eval.max_detections=[1, 7, 50]"], "AR7"),
+        (["train.best_metric=AP70_11point", "eval.metric=voc", "eval.voc_iou_thresholds=[0.7]"], "AP70_11point"),
+        (["train.best_metric=val_loss_box", "train.val_loss=true"], "val_loss_box"),
+    ):
+        assert load_config(tmp_path / "c.yaml", overrides).config.best_metric == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.best_metric=AP5"], "train.best_metric: got 'AP5', expected one of AP, AP50, AP75,"),
+        (["train.best_metric=AP75", "eval.metric=voc"], "expected one of AP, AP_11point, AP50, AP50_11point"),
+        (["train.best_metric=val_loss"], "set train.val_loss to true to use it"),
+        (["train.best_metric=val_loss_cls", "train.val_loss=true"], "val_loss_rpn_objectness"),
+    ],
+)
+def test_an_unknown_best_metric_is_refused(tmp_path: Path, overrides: list[str], message: str) -> None:
+    (tmp_path / "c.yaml").write_text(SMALLEST)
+    (found,) = mistakes(tmp_path / "c.yaml", *overrides)
+    assert message in found and found.startswith("override: train.best_metric: got ")
+
+
+def test_every_level_has_equally_many_anchor_sizes(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(SMALLEST)
+    (found,) = mistakes(tmp_path / "c.yaml", "model.anchors.sizes=[[8, 16], [32], [64], [128], [256]]")
+    assert found.startswith("override: model.anchors.sizes: got [[8.0, 16.0], [32.0]") and "equally many sizes" in found
+    (found,) = mistakes(tmp_path / "c.yaml", "model.anchors.sizes=[[], [32], [64], [128], [256]]")
+    assert "model.anchors.sizes.0: got []" in found

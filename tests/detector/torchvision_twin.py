@@ -7,17 +7,12 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2
 
-from detres.backbones.fpn import FPN, BackboneWithFPN
-from detres.backbones.resnet import ResNet
+from detres import build
+from detres.config import load_config
 from detres.detector import FasterRCNN
-from detres.detector.anchors import AnchorGenerator
-from detres.detector.box_head import BoxPredictor, ConvFCHead, FCHead
-from detres.detector.roi_heads import RoIHeads
-from detres.detector.rpn import RPN
-from detres.layers.pixels import PixelNormalizer
-from detres.layers.roi_pool import RoIPooler
 from detres.structures import ImageBatch
 
+CONFIGS = {1: "coco_r50_torchvision.yaml", 2: "coco_r50_torchvision_v2.yaml"}
 NUM_CLASSES = 5
 NO_CUT = 10_000  # detections per image: a cut among scores equal up to rounding would be a coin toss
 EVERYTHING = 1 << 18  # a sample size that takes every anchor and proposal
@@ -53,33 +48,22 @@ def torchvision_model(version: int, short_side: int, **settings: Any) -> Torchvi
 
 
 def detres_model(version: int) -> FasterRCNN:
-    """Ours with every option as torchvision has it."""
-    norm = "batch"  # torchvision's v1 has plain batch norm too when it is built without any weights
-    body = ResNet(50, norm=norm)
-    backbone = BackboneWithFPN(body, FPN(body.feature_specs, norm="none" if version == 1 else "batch"))
-    anchors = AnchorGenerator(
-        [[32.0], [64.0], [128.0], [256.0], [512.0]], rounded=True, stride="from_shape", order="ratio_major"
-    )
-    sampled = {"batch_size": EVERYTHING, "positive_fraction": 0.5}
-    l1 = {"box_loss": "smooth_l1", "smooth_l1_beta": 1 / 9}
-    rpn = RPN(
-        backbone.feature_specs,
-        anchors,
-        convs=version,
-        normalize_by="sampled",
-        pre_nms_top_n=(300, 250),
-        post_nms_top_n=(150, 200),
-        min_size=1e-3,
-        **sampled,
-        **l1,
-    )
-    head = FCHead(256, 7) if version == 1 else ConvFCHead(256, 7)
-    pooler = RoIPooler([4, 8, 16, 32], sampling_ratio=2, aligned=False)
-    predictor = BoxPredictor(1024, NUM_CLASSES, background="first")
-    roi_heads = RoIHeads(
-        ["p2", "p3", "p4", "p5"], pooler, head, predictor, min_size=1e-2, detections_per_image=NO_CUT, **sampled, **l1
-    )
-    return FasterRCNN(PixelNormalizer(), backbone, rpn, roi_heads).eval()
+    """Ours, by the shipped configuration that says to compute as torchvision does."""
+    overrides = [
+        "model.backbone.norm=batch",  # as torchvision's when it is built without any weights
+        "model.backbone.norm_eps=1e-5",
+        "model.backbone.frozen_stages=0",
+        f"model.rpn.sampling.batch_size={EVERYTHING}",
+        "model.rpn.pre_nms_top_n_train=300",
+        "model.rpn.pre_nms_top_n_test=250",
+        "model.rpn.post_nms_top_n_train=150",
+        "model.rpn.post_nms_top_n_test=200",
+        f"model.roi_heads.sampling.batch_size={EVERYTHING}",
+        "model.roi_heads.sampling.positive_fraction=0.5",
+        f"model.roi_heads.detections_per_image={NO_CUT}",
+    ]
+    settings = load_config(CONFIGS[version], overrides).config.model
+    return build.build_detector(settings, NUM_CLASSES).eval()
 
 
 def twins(version: int, short_side: int) -> tuple[TorchvisionFasterRCNN, FasterRCNN]:

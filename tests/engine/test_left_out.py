@@ -34,4 +34,4 @@ def test_skipped_images_are_named_at_first_and_then_counted():
         count_left_out([replace(_BATCH, skipped=(f"{number}.jpg: empty",))], progress, said.append)
     assert said[:5] == [f"skipped: {number}.jpg: empty" for number in range(5)]
     assert len(said) == 6 and "only counted" in said[5]
-    assert describe_left_out(progress) == ["skipped in all: 7 unreadable images were replaced by others"]
+    assert describe_left_out(progress) == ["skipped in all: 7 unreadable images, replaced by others"]

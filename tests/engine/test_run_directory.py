@@ -44,7 +44,7 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path):
 
 def test_an_output_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(NotADirectoryError, match="is a file, a run needs a folder"):
+    with pytest.raises(NotADirectoryError, match="is a file, expected a folder"):
         RunDirectory(tmp_path / "file")
     with pytest.raises(OSError, match="cannot write into the output folder: Not a directory.*output="):
         RunDirectory(tmp_path / "file" / "below")
@@ -53,7 +53,7 @@ def test_an_output_that_cannot_be_written(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "write_bytes", refuse)
-    with pytest.raises(PermissionError, match=r"Permission denied. Choose another one by output=.*'.*closed'"):
+    with pytest.raises(PermissionError, match=r"Permission denied; choose another one by output=.*'.*closed'"):
         RunDirectory(tmp_path / "closed")
 
 

@@ -81,3 +81,12 @@ def test_classify_all():
     loader = [_batch([1, 2], torch.tensor([0, 2])), _batch([3], torch.tensor([1]))]
     logits, labels = classify_all(_Classifier(), loader, device="cpu")
     assert logits.shape == (3, 3) and labels.tolist() == [0, 2, 1]
+
+
+def test_classify_all_leaves_replaced_images_out():
+    loader = [_batch([1, 3, 3], torch.tensor([0, 2, 2]), skipped=("2.jpg: truncated",)), _batch([4], torch.tensor([1]))]
+    with pytest.warns(UserWarning, match="they do not count: 2.jpg: truncated"):
+        logits, labels = classify_all(_Classifier(), loader, device="cpu", image_ids=[1, 2, 3, 4])
+    assert len(logits) == 3 and labels.tolist() == [0, 2, 1]
+    with pytest.raises(ValueError, match="2.jpg: truncated.*pass image_ids"):
+        classify_all(_Classifier(), loader, device="cpu")

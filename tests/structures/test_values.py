@@ -82,7 +82,7 @@ def test_keyed_numbers_depend_on_their_key_alone() -> None:
     assert torch.equal(numbers[1:], keyed_uniform(seeds[1:], 1000))
     assert torch.equal(numbers[:, :10], keyed_uniform(seeds, 10))
     assert not torch.equal(numbers[0], numbers[1])
-    assert 0 <= float(numbers.min()) and float(numbers.max()) < 1
+    assert float(numbers.min()) >= 0 and float(numbers.max()) < 1
     many = keyed_uniform(torch.arange(100), 1000)
     assert abs(float(many.mean()) - 0.5) < 0.005 and abs(float(many.var()) - 1 / 12) < 0.002
     assert abs(float(torch.corrcoef(many[:2])[0, 1])) < 0.1  # neighbouring seeds are unrelated

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from detres.weights import WeightsError, read_state_dict
+from detres.engine.checkpoint import VERSION
+from detres.weights import WeightsError, read_state_dict, sources
 
 STATE = {"conv1.weight": torch.arange(12.0).reshape(2, 6), "conv1.bias": torch.ones(2)}
 
@@ -180,3 +181,7 @@ def test_torchvision_weights_from_its_cache(tmp_path: Path, monkeypatch: pytest.
     assert _same(loaded.state_dict)
     assert loaded.background == "first"
     assert len(loaded.class_names) == 90 and loaded.class_names[0] == "person"
+
+
+def test_the_checkpoint_version_is_that_of_the_engine() -> None:
+    assert sources._VERSION == VERSION, "detres.weights and detres.engine, which do not know each other, must agree"

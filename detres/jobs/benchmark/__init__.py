@@ -1,0 +1,7 @@
+"""The benchmark: detres against torchvision, the same work timed in turns in one process."""
+
+from detres.jobs.benchmark.agreement import DifferentWork
+from detres.jobs.benchmark.report import format_results
+from detres.jobs.benchmark.run import benchmark, write_results
+
+__all__ = ["DifferentWork", "benchmark", "format_results", "write_results"]

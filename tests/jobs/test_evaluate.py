@@ -1,0 +1,107 @@
+"""Evaluation of weights and of results files, at the level of the commands."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import detres as package
+from detres.data.digits import CATEGORY_IDS
+from tests.jobs.conftest import Outcome, Workshop
+
+Detres = Callable[..., Outcome]
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "results.json").read_text())["metrics"]
+
+
+def test_weights_and_their_results_file_give_the_same_numbers(
+    workshop: Workshop, detres: Detres, tmp_path: Path
+) -> None:
+    run = workshop.runs / "tiny"
+    outcome = detres(
+        *("eval", "--config", workshop.config, "--weights", run / "best.pt"), *("--output", tmp_path / "weights")
+    )
+    assert outcome.code == 0 and "AP50" in outcome.out, outcome.err
+    assert _metrics(tmp_path / "weights") == _metrics(run / "eval")
+    rows = json.loads((tmp_path / "weights" / "detections.json").read_text())
+    assert rows and {row["category_id"] for row in rows} <= set(CATEGORY_IDS)
+    outcome = detres(
+        *("eval", "--config", workshop.config, "--detections", tmp_path / "weights" / "detections.json"),
+        *("--output", tmp_path / "file"),
+    )
+    assert outcome.code == 0, outcome.err
+    assert _metrics(tmp_path / "file") == _metrics(run / "eval")
+
+
+def test_by_default_beside_the_weights(workshop: Workshop, detres: Detres, tmp_path: Path) -> None:
+    weights = tmp_path / "copy.pt"
+    weights.write_bytes((workshop.runs / "tiny" / "last.pt").read_bytes())
+    test = "data.test={type: coco, annotations: digits/annotations/instances_train.json, images: digits/train}"
+    assert detres("eval", "--config", workshop.config, "--weights", weights).code == 0
+    assert detres("eval", "--config", workshop.config, "--weights", weights, "--split", "test", test).code == 0
+    assert (tmp_path / "eval" / "results.json").is_file() and (tmp_path / "eval_test" / "results.json").is_file()
+
+
+def test_no_detections(workshop: Workshop, detres: Detres, tmp_path: Path) -> None:
+    (tmp_path / "none.json").write_text("[]")
+    outcome = detres("eval", "--config", workshop.config, "--detections", tmp_path / "none.json")
+    assert outcome.code == 0, outcome.err
+    metrics = _metrics(tmp_path / "eval")
+    assert metrics["AP"] == 0.0 and metrics["APl"] is None, "the small scenes hold no large digit"
+
+
+def test_a_voc_folder(workshop: Workshop, detres: Detres, tmp_path: Path) -> None:
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (tmp_path / "VOC" / name).mkdir(parents=True)
+    for stem in ("a", "b"):
+        Image.new("RGB", (60, 40), (90, 90, 90)).save(tmp_path / "VOC" / "JPEGImages" / f"{stem}.jpg")
+        (tmp_path / "VOC" / "Annotations" / f"{stem}.xml").write_text(
+            "<annotation><size><width>60</width><height>40</height></size><object><name>3</name>"
+            "<bndbox><xmin>5</xmin><ymin>5</ymin><xmax>25</xmax><ymax>30</ymax></bndbox></object></annotation>"
+        )
+    (tmp_path / "VOC" / "ImageSets" / "Main" / "test.txt").write_text("a\nb\n")
+    outcome = detres(
+        *("eval", "--config", workshop.config, "--weights", workshop.runs / "tiny" / "best.pt", "--split", "test"),
+        *("--output", tmp_path / "out", "eval.metric=voc"),
+        f"data.test={{type: voc, root: {tmp_path}/VOC, split: test}}",
+    )
+    assert outcome.code == 0, outcome.err
+    metrics = _metrics(tmp_path / "out")
+    assert metrics["AP50"] is not None and metrics["AP50_11point"] is not None
+    assert (tmp_path / "out" / "comp4" / "comp4_det_test_3.txt").is_file()
+
+
+def test_a_classifier(workshop: Workshop, detres: Detres, tmp_path: Path) -> None:
+    assert workshop.pretrained.code == 0 and "top1" in workshop.pretrained.out, workshop.pretrained.err
+    run = workshop.runs / "pretrain"
+    outcome = detres(
+        *("eval", "--config", workshop.pretrain_config, "--weights", run / "best.pt", "--output", tmp_path)
+    )
+    assert outcome.code == 0 and "top1" in outcome.out, outcome.err
+    assert _metrics(tmp_path) == _metrics(run / "eval")
+    assert _metrics(tmp_path)["top1"] is not None
+
+
+def test_predict_and_the_python_interface_agree(workshop: Workshop, detres: Detres, tmp_path: Path) -> None:
+    weights, images = workshop.runs / "tiny" / "best.pt", workshop.data / "digits" / "test"
+    outcome = detres("predict", "--weights", weights, images, "--output", tmp_path, "--score-threshold", "0.0")
+    assert outcome.code == 0, outcome.err
+    listed = json.loads((tmp_path / "detections.json").read_text())
+    files = sorted(images.glob("*.jpg"))
+    assert [entry["file"] for entry in listed["images"]] == [str(file) for file in files]
+    assert len(list(tmp_path.glob("*_detections.jpg"))) == 5
+    detector = package.load(weights, device="cpu")
+    assert detector.class_names == tuple("0123456789")
+    as_array = np.asarray(Image.open(files[0]))
+    for given in (str(files[0]), as_array, torch.from_numpy(as_array.copy()).permute(2, 0, 1)):
+        found = detector.predict(given)
+        assert len(found) == len(listed["images"][0]["detections"])
+        expected = [row["box_xyxy"] for row in listed["images"][0]["detections"]]
+        torch.testing.assert_close(found.boxes_xyxy, torch.tensor(expected).reshape(-1, 4))
+    assert [len(found) for found in detector.predict(files)] == [len(e["detections"]) for e in listed["images"]]
