@@ -3,11 +3,9 @@
 Shapes: M regions of all images, C channels, S the pooled size, K classes.
 """
 
-from collections import OrderedDict
-
 from torch import Tensor, nn
 
-from detres.layers.norm import make_norm
+from detres.layers.norm import ConvNorm, make_norm
 
 
 class FCHead(nn.Module):
@@ -29,6 +27,21 @@ class FCHead(nn.Module):
         return hidden
 
 
+class _ConvNormReLU(ConvNorm):
+    """A 3x3 convolution ("0"), its norm ("1", if any) and ReLU."""
+
+    def __init__(self, in_channels: int, channels: int, norm: str) -> None:
+        conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=norm == "none")
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        if conv.bias is not None:
+            nn.init.zeros_(conv.bias)
+        super().__init__(conv, make_norm(norm, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(M, C, S, S) -> (M, channels, S, S)."""
+        return super().forward(x).relu_()
+
+
 class ConvFCHead(nn.Sequential):
     """3x3 convolutions with a norm, then one fully connected layer ("4conv1fc"); parameters as torchvision's."""
 
@@ -42,17 +55,9 @@ class ConvFCHead(nn.Sequential):
         channels: int = 1024,
         norm: str = "batch",
     ) -> None:
-        layers: list[nn.Module] = []
-        for i in range(num_convs):
-            conv = nn.Conv2d(in_channels if i == 0 else conv_channels, conv_channels, 3, padding=1, bias=norm == "none")
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            if conv.bias is not None:
-                nn.init.zeros_(conv.bias)
-            parts = OrderedDict([("0", conv)])
-            if norm != "none":
-                parts["1"] = make_norm(norm, conv_channels)
-            parts[str(len(parts))] = nn.ReLU(inplace=True)
-            layers.append(nn.Sequential(parts))
+        layers: list[nn.Module] = [
+            _ConvNormReLU(in_channels if i == 0 else conv_channels, conv_channels, norm) for i in range(num_convs)
+        ]
         layers += [nn.Flatten(), nn.Linear(conv_channels * pool_size**2, channels), nn.ReLU(inplace=True)]
         super().__init__(*layers)
         self.out_channels = channels

@@ -98,7 +98,7 @@ class RoIHeads(nn.Module):
     def sample_regions(
         self, images: ImageBatch, proposals: Proposals, targets: GroundTruth
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The regions to learn from: boxes (N, S, 4), labels (N, S; K is background), matched boxes (N, S, 4), valid."""
+        """Regions to learn from: boxes (N, S, 4), labels (N, S; K is background), matched boxes (N, S, 4), valid."""
         boxes, usable = proposals.boxes_xyxy, proposals.valid
         if self.add_ground_truth:
             boxes = torch.cat([boxes, targets.boxes_xyxy], dim=1)

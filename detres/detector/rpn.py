@@ -148,7 +148,7 @@ class RPN(nn.Module):
     def propose(
         self, logits: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor], sizes_hw: Tensor
     ) -> Proposals:
-        """The best regions after NMS within each level. logits L x (N, A_l), deltas L x (N, A_l, 4), sizes_hw (N, 2)."""
+        """Regions left by NMS within each level. logits L x (N, A_l), deltas L x (N, A_l, 4), sizes_hw (N, 2)."""
         boxes, scores = [], []
         for level_logits, level_deltas, level_anchors in zip(logits, deltas, anchors, strict=True):
             count = min(self.pre_nms_top_n[0 if self.training else 1], level_logits.shape[1])

@@ -55,7 +55,7 @@ def assign(
 
 
 class _ChunkedIoU:
-    """IoU (N, G, b) of objects and one chunk of boxes after the other, -1 for padding and crowds; made anew each time."""
+    """IoU (N, G, b) of objects and one chunk of boxes after another, -1 for padding and crowds; made anew each time."""
 
     def __init__(self, chunks: Sequence[Tensor], targets: GroundTruth) -> None:
         self.chunks, self.targets = chunks, targets
