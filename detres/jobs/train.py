@@ -163,8 +163,6 @@ def _trainer_settings(config: Config, scaled: ScaledSchedule) -> TrainerSettings
 
 def _validation_loss(config: Config, evaluator: Evaluator) -> Callable[[nn.Module], Mapping[str, Any]]:
     def losses(model: nn.Module) -> Mapping[str, Any]:
-        return validation_losses(
-            model, evaluator.loader, device=evaluator.device, precision=config.eval.precision
-        )
+        return validation_losses(model, evaluator.loader, device=evaluator.device, precision=config.eval.precision)
 
     return losses

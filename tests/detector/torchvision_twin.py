@@ -10,28 +10,13 @@ from torchvision.models.detection import fasterrcnn_resnet50_fpn, fasterrcnn_res
 from detres import build
 from detres.config import load_config
 from detres.detector import FasterRCNN
+from detres.jobs.benchmark.twins import randomise
 from detres.structures import ImageBatch
 
 CONFIGS = {1: "coco_r50_torchvision.yaml", 2: "coco_r50_torchvision_v2.yaml"}
 NUM_CLASSES = 5
 NO_CUT = 10_000  # detections per image: a cut among scores equal up to rounding would be a coin toss
 EVERYTHING = 1 << 18  # a sample size that takes every anchor and proposal
-
-
-def randomise(model: nn.Module) -> None:
-    """Weights under which features neither vanish nor explode and the heads find something."""
-    generator = torch.Generator().manual_seed(7)
-    for name, tensor in model.state_dict().items():
-        noise = torch.randn(tensor.shape, generator=generator)
-        if name.endswith("running_var"):
-            tensor.copy_(1 + 0.2 * noise.abs())
-        elif name.endswith(("running_mean", "bias")):
-            tensor.copy_(0.1 * noise)
-        elif tensor.dim() == 1:
-            tensor.copy_((0.25 if "bn3" in name else 1.0) * (1 + 0.1 * noise))
-        elif tensor.dim() > 1:
-            gain = 0.2 if "bbox_pred" in name or "cls_logits" in name else 1.0
-            tensor.copy_(gain * noise * (2 / tensor[0].numel()) ** 0.5)
 
 
 def torchvision_model(version: int, short_side: int, **settings: Any) -> TorchvisionFasterRCNN:
@@ -60,6 +45,7 @@ def detres_model(version: int) -> FasterRCNN:
         "model.rpn.post_nms_top_n_test=200",
         f"model.roi_heads.sampling.batch_size={EVERYTHING}",
         "model.roi_heads.sampling.positive_fraction=0.5",
+        "model.roi_heads.score_threshold=0.005",
         f"model.roi_heads.detections_per_image={NO_CUT}",
     ]
     settings = load_config(CONFIGS[version], overrides).config.model
@@ -74,6 +60,7 @@ def twins(version: int, short_side: int) -> tuple[TorchvisionFasterRCNN, FasterR
         rpn_batch_size_per_image=EVERYTHING,
         box_batch_size_per_image=EVERYTHING,
         box_positive_fraction=0.5,
+        box_score_thresh=0.005,
         box_detections_per_img=NO_CUT,
         rpn_pre_nms_top_n_train=300,
         rpn_pre_nms_top_n_test=250,

@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detres.build import build_detector, data_root
+from detres.config import load_config
 from detres.config.model import FasterRCNNSettings
 from detres.data.image_io import read_image
 from detres.detector import FasterRCNN
 from detres.structures import GroundTruth, ImageBatch
 
 NUM_CLASSES = 90  # torchvision's head for COCO has as many, and the background
+_CONFIG = "coco_r50_torchvision.yaml"
 _BOXES_PER_IMAGE = 8
 _GAINS = {"bbox_pred": 0.2, "cls_logits": 0.2, "cls_score": 0.3}
 _BACKGROUND_BIAS = 5.0  # with these, several hundred pairs of region and class pass the score threshold
@@ -50,40 +52,24 @@ def make_twins(device: torch.device, num_proposals: tuple[int, int] = (2000, 100
         rpn_post_nms_top_n_test=num_proposals[1],
     )
     randomise(theirs)
-    settings = FasterRCNNSettings.model_validate(_as_in_torchvision(*num_proposals))
+    overrides = [
+        "model.backbone.norm_eps=1e-5",
+        f"model.rpn.post_nms_top_n_train={num_proposals[0]}",
+        f"model.rpn.post_nms_top_n_test={num_proposals[1]}",
+    ]
+    settings = load_config(_CONFIG, overrides).config.model
+    assert isinstance(settings, FasterRCNNSettings)
     ours = build_detector(settings, NUM_CLASSES)
     ours.load_state_dict(theirs.state_dict())
     return Twins(theirs.to(device).eval(), ours.to(device).eval())
-
-
-def _as_in_torchvision(num_train_proposals: int, num_test_proposals: int) -> dict[str, Any]:
-    """The `model` settings where torchvision's are not our defaults."""
-    smooth_l1 = {"box_loss": "smooth_l1", "smooth_l1_beta": 1 / 9}
-    return {
-        "type": "faster_rcnn",
-        "backbone": {"norm": "frozen_batch", "frozen_stages": 2},
-        "neck": {},
-        "anchors": {"rounded": True, "stride": "from_shape", "order": "ratio_major"},
-        "rpn": {
-            **smooth_l1,
-            "normalize_by": "sampled",
-            "post_nms_top_n_train": num_train_proposals,
-            "post_nms_top_n_test": num_test_proposals,
-            "min_size": 1e-3,
-        },
-        "roi_heads": {
-            **smooth_l1,
-            "pool": {"sampling_ratio": 2, "aligned": False},
-            "background": "first",
-            "min_size": 1e-2,
-        },
-    }
 
 
 def randomise(model: nn.Module, seed: int = 7) -> None:
     """Random weights that behave: features neither vanish nor explode, and the heads find something."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
+        if tensor.dim() == 0:
+            continue  # batch norm's step counter
         noise = torch.randn(tensor.shape, generator=generator)
         if name.endswith("running_var"):
             tensor.copy_(1 + 0.2 * noise.abs())
