@@ -27,7 +27,7 @@ setup(
         "pydantic>=2.7",
         "pycocotools>=2.0.8",
         "albumentations>=2.0.8,<2.1",  # MIT; its successor has another licence
-        "opencv-python-headless>=4.9",
+        "opencv-python-headless>=4.9,<5",  # albumentations 2.0 does not know the next
         "scikit-learn>=1.4",
         "matplotlib>=3.8",
         "rich>=13.7",

@@ -131,14 +131,16 @@ class Detector:
 _AUTOCAST_TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load(path: str | Path, device: str | torch.device = "auto") -> Detector:
+def load(path: str | Path, device: str | torch.device = "auto", *, trust_code: bool = False) -> Detector:
     """The detector in a detres checkpoint, which knows its configuration and its class names.
 
-    Raises ValueError naming the file when it is missing, truncated or no detector.
+    Loading runs no code from the file. `trust_code` allows a checkpoint whose backbone is a class of your own
+    (`type: module:Class`), which is imported and called. Raises ValueError naming the file when it is missing,
+    truncated, no detector, or needs that trust.
     """
     from detres.build import detector_from_checkpoint
 
-    return detector_from_checkpoint(path, device=device)
+    return detector_from_checkpoint(path, device, trust_code=trust_code)
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:

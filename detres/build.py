@@ -53,7 +53,13 @@ def build_backbone(settings: model_settings.Backbone) -> Backbone:
         case model_settings.VGGSettings():
             return VGG(**options)
         case _:
-            return cast(Backbone, _outside(settings.type, "model.backbone.type")(**settings.args))
+            outside = _outside(settings.type, "model.backbone.type")(**settings.args)
+            if not isinstance(outside, nn.Module) or not isinstance(outside, Backbone):
+                raise ValueError(
+                    f"model.backbone.type: {settings.type} is no backbone; expected an nn.Module with feature_specs "
+                    "and forward(pixels) -> dict of maps (detres.backbones.Backbone)"
+                )
+            return outside
 
 
 def build_detector(settings: model_settings.FasterRCNNSettings, num_classes: int) -> FasterRCNN:
@@ -70,9 +76,7 @@ def build_detector(settings: model_settings.FasterRCNNSettings, num_classes: int
     return FasterRCNN(PixelNormalizer(**settings.pixels.model_dump()), cast(nn.Module, backbone), rpn, roi_heads)
 
 
-def _build_roi_heads(
-    settings: model_settings.FasterRCNNSettings, backbone: Backbone, num_classes: int
-) -> RoIHeads:
+def _build_roi_heads(settings: model_settings.FasterRCNNSettings, backbone: Backbone, num_classes: int) -> RoIHeads:
     heads = settings.roi_heads
     specs = {name: spec for name, spec in backbone.feature_specs.items() if name not in ("p6", "p7")}
     pooler = RoIPooler([spec.stride for spec in specs.values()], **heads.pool.model_dump())
@@ -238,22 +242,33 @@ def _samples(
 # Checkpoints
 
 
-def model_from_checkpoint(path: str | Path) -> tuple[FasterRCNN | Classifier, Config, tuple[str, ...]]:
+def model_from_checkpoint(
+    path: str | Path, *, trust_code: bool = False
+) -> tuple[FasterRCNN | Classifier, Config, tuple[str, ...]]:
     """The network of a detres checkpoint with its (averaged) weights, its configuration and its class names.
 
-    Raises CheckpointError naming the file when it is missing, damaged or not one of ours.
+    `trust_code`: whether the checkpoint may name a backbone class of somebody's (`type: module:Class`), which is then
+    imported and called. Raises CheckpointError naming the file when it is missing, damaged or not one of ours, and
+    ValueError when it names such a class and is not trusted.
     """
     state = load_checkpoint(path)
     config = config_from_dict(state["config"], str(path))
+    if isinstance(config.model.backbone, model_settings.OutsideBackbone) and not trust_code:
+        raise ValueError(
+            f"{path}: its backbone is the class {config.model.backbone.type}, which would be imported and run. If you "
+            "know where the file comes from, allow it: --trust-code, or detres.load(..., trust_code=True)"
+        )
     names = tuple(state["class_names"])
     model = build_model(config, len(names))
     load_model_state(model, state["ema"] or state["model"], path)
     return model.eval(), config, names
 
 
-def detector_from_checkpoint(path: str | Path, device: str | torch.device = "auto") -> Detector:
+def detector_from_checkpoint(
+    path: str | Path, device: str | torch.device = "auto", *, trust_code: bool = False
+) -> Detector:
     """What `detres.load` returns. Raises ValueError for a checkpoint that holds no detector."""
-    model, config, names = model_from_checkpoint(path)
+    model, config, names = model_from_checkpoint(path, trust_code=trust_code)
     if not isinstance(model, FasterRCNN):
         raise ValueError(f"{path} holds a classifier; expected a detector, as tools/train_net.py writes them")
     return Detector(
@@ -266,10 +281,13 @@ def detector_from_checkpoint(path: str | Path, device: str | torch.device = "aut
     )
 
 
-def _outside(name: str, key: str) -> Any:
+def _outside(name: str, key: str) -> type[Any]:
     """The class that `package.module:Class` names."""
     module, _, attribute = name.partition(":")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{key}: cannot import {name!r} ({error}); expected package.module:Class") from error
+    if not isinstance(found, type):
+        raise ValueError(f"{key}: {name!r} is a {type(found).__name__}, expected a class")
+    return found

@@ -127,6 +127,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, help="folder for the pictures and detections.json")
     parser.add_argument("--score-threshold", type=float, default=0.5)
     parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--trust-code", action="store_true", help="allow a backbone class of your own")
     parser.add_argument("--skip-bad", action="store_true", help="report unreadable images and go on")
     parser.add_argument("--device", default="auto")
 
@@ -137,7 +138,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
     shown = _ProgressLine()
     summary = predict_to_folder(
-        load(arguments.weights, arguments.device),
+        load(arguments.weights, arguments.device, trust_code=arguments.trust_code),
         arguments.sources,
         arguments.output,
         score_threshold=arguments.score_threshold,

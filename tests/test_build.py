@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
+import detres as package
 from detres import build
 from detres.backbones import BackboneWithFPN, FeatureSpec
 from detres.classifier import Classifier
-from detres.config import load_config
+from detres.config import config_to_dict, load_config
 from detres.config.files import shipped_configs
-from detres.config.model import ClassifierSettings
+from detres.config.model import ClassifierSettings, OutsideBackbone
 from detres.detector import FasterRCNN
 from detres.detector.box_head import Conv5Head
+from detres.engine.checkpoint import save_checkpoint
 from detres.structures import Detections, GroundTruth, ImageBatch
 
 NO_WEIGHTS = ["model.backbone.weights=null"]
@@ -80,6 +82,26 @@ def test_a_training_step_and_a_prediction(name: str) -> None:
 def test_an_outside_class_that_is_not_there() -> None:
     with pytest.raises(ValueError, match=r"model.backbone.type: cannot import 'nowhere:Net'.*package.module:Class"):
         build._outside("nowhere:Net", "model.backbone.type")
+
+
+def test_a_checkpoint_cannot_have_code_run(tmp_path: Path) -> None:
+    """Its configuration may name any importable thing as the backbone; loading must not call it."""
+    config = config_to_dict(load_config("demo.yaml").config)
+    mark = tmp_path / "was here"
+    config["model"]["backbone"] = {"type": "os:mkdir", "args": {"path": str(mark)}, "weights": None}
+    state = {"kind": "detector", "config": config, "class_names": ["a"], "model": {}, "ema": None}
+    save_checkpoint(tmp_path / "evil.pt", {"format": "detres", "version": 1, **state})
+    with pytest.raises(ValueError, match=r"evil\.pt: its backbone is the class os:mkdir.*trust"):
+        package.load(tmp_path / "evil.pt", device="cpu")
+    with pytest.raises(ValueError, match="os:mkdir' is a builtin_function_or_method, expected a class"):
+        package.load(tmp_path / "evil.pt", device="cpu", trust_code=True)
+    assert not mark.exists()
+
+
+def test_an_outside_class_that_is_no_backbone() -> None:
+    settings = OutsideBackbone(type="torch.nn:Linear", args={"in_features": 1, "out_features": 1})
+    with pytest.raises(ValueError, match="torch.nn:Linear is no backbone"):
+        build.build_backbone(settings)
 
 
 def test_data_paths_start_at_detres_datasets(monkeypatch: pytest.MonkeyPatch) -> None:

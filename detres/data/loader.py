@@ -7,8 +7,11 @@ RuntimeError.
 
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -138,9 +141,11 @@ def _start_worker(_: int) -> None:
 def _checked(batches: Iterable[Any]) -> Iterator[Batch]:
     """The batches; failures raised, and torch's messages about its workers made clear."""
     iterator = iter(batches)
+    _defer_worker_deaths()
     while True:
         try:
-            batch = next(iterator)
+            with _batch_awaited():
+                batch = next(iterator)
         except StopIteration:
             return
         except RuntimeError as error:
@@ -154,3 +159,37 @@ def _checked(batches: Iterable[Any]) -> Iterator[Batch]:
         if isinstance(batch, _Failure):
             raise batch.error
         yield batch
+
+
+_awaited = False
+"""Whether a batch is being waited for, the only time at which a worker's death may raise."""
+
+
+def _defer_worker_deaths() -> None:
+    """Let a worker's death raise where a batch is awaited, and nowhere else.
+
+    torch raises from a SIGCHLD handler, in whatever line the program is: in the middle of an optimizer step too, after
+    which there would be no whole state to save.
+    """
+    torchs_handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    if not callable(torchs_handler) or getattr(torchs_handler, "is_deferred", False):
+        return
+
+    def handler(number: int, frame: Any) -> None:
+        if _awaited:
+            torchs_handler(number, frame)
+
+    handler.is_deferred = True  # type: ignore[attr-defined]
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, handler)
+
+
+@contextmanager
+def _batch_awaited() -> Iterator[None]:
+    global _awaited
+    _awaited = True
+    try:
+        torch._C._error_if_any_worker_fails()  # one that died meanwhile
+        yield
+    finally:
+        _awaited = False

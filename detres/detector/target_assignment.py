@@ -106,8 +106,9 @@ class Sample:
 def sample(labels: Tensor, seeds: Tensor, batch_size: int, positive_fraction: float) -> Sample:
     """Choose up to `batch_size` boxes per image, at most `positive_fraction` of them positive, the rest negative.
 
-    labels (N, B) as in Assignment; seeds (N,) int64. Shapes are static (S = min(batch_size, B)) and the choice depends
-    on nothing but the seeds, so it is the same on every device and however images are grouped.
+    labels (N, B) as in Assignment; seeds (N,) int64. Shapes are static (S = min(batch_size, B)), and the choice in an
+    image depends on its seed and on how many boxes there are (so on the padding of its batch), not on the device or
+    on the other images.
     """
     num_boxes = labels.shape[1]
     size = min(batch_size, num_boxes)

@@ -1,7 +1,7 @@
 """The evaluation job: a model over a data set, its metrics, and the files that tell of them."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -31,7 +31,8 @@ from detres.evaluation.results import (
 from detres.evaluation.voc import evaluate_voc
 from detres.structures import Detections
 from detres.structures.atomic_file import require_writable
-from detres.weights.load import load_weights
+from detres.weights.load import is_counter, load_weights
+from detres.weights.report import WeightsError
 from detres.weights.sources import read_state_dict
 
 NUM_PICTURES = 12
@@ -73,8 +74,12 @@ class Evaluator:
             truth = [dataset.annotations(i) for i in range(len(dataset))]
             thresholds = self.config.eval.voc_iou_thresholds
             return evaluate_voc(truth, detections, dataset.class_names, iou_thresholds=thresholds)
-        rows = coco_results(detections, image_ids(dataset), dataset.category_ids)
-        return evaluate_coco(dataset.ground_truth_coco(), rows, max_detections=self.config.eval.max_detections)
+        return self.judge_rows(coco_results(detections, image_ids(dataset), dataset.category_ids))
+
+    def judge_rows(self, rows: Sequence[Mapping[str, Any]]) -> DetectionMetrics:
+        """COCO's metrics of the rows of a results file."""
+        truth = cast(DetectionDataset, self.dataset).ground_truth_coco()
+        return evaluate_coco(truth, rows, max_detections=self.config.eval.max_detections)
 
 
 def image_ids(dataset: build.AnyDataset) -> list[Any]:
@@ -97,14 +102,17 @@ def evaluate(
         dataset = cast(DetectionDataset, evaluator.dataset)
         rows = read_coco_results(detections)
         found = detections_from_results(rows, image_ids(dataset), dataset.category_ids, dataset.class_names)
-        evaluation = Evaluation(evaluator.judge(found), found)
+        # COCO's metrics take the rows themselves: Detections hold single precision, which moves boxes and makes ties.
+        metrics = evaluator.judge(found) if config.eval.metric == "voc" else evaluator.judge_rows(rows)
+        evaluation = Evaluation(metrics, found)
     else:
         assert weights is not None, "evaluate needs weights or detections"
         model, class_names = _load_model(config, weights, split)
         evaluator = Evaluator(config, build.build_eval_dataset(config, class_names, split), device)
         with build_reporter(len(evaluator.dataset)) as reporter:
             evaluation = evaluator(model.to(device), reporter.advance)
-    return evaluation, write_evaluation(evaluation, evaluator, output, split)
+    # A results file can be judged where the images are not: the pictures are then of those that are.
+    return evaluation, write_evaluation(evaluation, evaluator, output, split, skip_bad_images=detections is not None)
 
 
 def _evaluator_alone(config: Config, split: str, device: torch.device) -> Evaluator:
@@ -123,7 +131,7 @@ def _load_model(config: Config, weights: str, split: str) -> tuple[nn.Module, tu
         settings = config.data.val if split == "val" or config.data.test is None else config.data.test
         names = build.build_dataset(settings, config.data.on_bad_box).class_names
     model = build.build_model(config, len(names))
-    load_weights(
+    report = load_weights(
         model,
         found.state_dict,
         class_names=names,
@@ -131,11 +139,22 @@ def _load_model(config: Config, weights: str, split: str) -> tuple[nn.Module, tu
         source_background=found.background,
         source=found.source,
     )
+    own = model.state_dict()
+    if unfilled := [key for key in report.keys("missing", "skipped") if key in own and not is_counter(key)]:
+        raise WeightsError(
+            f"{weights}: does not fill {len(unfilled)} tensors of the model ({', '.join(unfilled[:4])}), which has "
+            f"{len(names)} classes; evaluating it would judge random numbers. Use weights trained for these classes"
+        )
     return model, names
 
 
-def write_evaluation(evaluation: Evaluation, evaluator: Evaluator, folder: Path, split: str) -> list[Path]:
-    """results.json, and of a detector its detections (VOC: as comp4 too), curves and pictures; returns the paths."""
+def write_evaluation(
+    evaluation: Evaluation, evaluator: Evaluator, folder: Path, split: str, *, skip_bad_images: bool = False
+) -> list[Path]:
+    """results.json, and of a detector its detections (VOC: as comp4 too), curves and pictures; returns the paths.
+
+    `skip_bad_images`: pictures are drawn of the images that can be read, whatever data.on_bad_image says.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_results_json(folder / "results.json", evaluation.metrics.to_dict())
     written = [folder / "results.json"]
@@ -148,7 +167,7 @@ def write_evaluation(evaluation: Evaluation, evaluator: Evaluator, folder: Path,
         written.append(folder / "comp4")
     plot_precision_recall(evaluation.metrics.curves, folder / "precision_recall.png")
     plot_class_ap(evaluation.metrics.per_class, folder / "class_ap.png", _class_metric(evaluation.metrics))
-    comparisons = _comparisons(dataset, found, evaluator.config.data.on_bad_image == "skip")
+    comparisons = _comparisons(dataset, found, skip_bad_images or evaluator.config.data.on_bad_image == "skip")
     save_comparison_grid(comparisons, folder / "pictures.png", class_names=dataset.class_names)
     names = ("detections.json", "precision_recall.png", "class_ap.png", "pictures.png")
     return [*written, *(folder / name for name in names)]

@@ -52,7 +52,7 @@ def train(loaded: LoadedConfig, *, resume: bool = False) -> TrainingResult:
         raise
     run.write_config(format_resolved(loaded))
     summary = trainer.run()
-    best, _, _ = build.model_from_checkpoint(summary.best_checkpoint or summary.last_checkpoint)
+    best, _, _ = build.model_from_checkpoint(summary.best_checkpoint or summary.last_checkpoint, trust_code=True)
     evaluation = evaluator(best.to(evaluator.device))
     written = write_evaluation(evaluation, evaluator, run.path / "eval", "val")
     return TrainingResult(summary, evaluation, [draw_curves(run.path), *written])
@@ -62,6 +62,8 @@ def _prepare(loaded: LoadedConfig, run: RunDirectory, resume: bool) -> tuple[Tra
     """Everything that training needs, with initial or resumed weights; what is wrong with the input shows here."""
     config = loaded.config
     device = choose_device(config.device)
+    for training in (True, False):
+        build.build_transforms(config, training)  # a misspelt transform shows before the data are read
     train_set = build.build_train_dataset(config)
     val_set = build.build_eval_dataset(config, train_set.class_names)
     for name, dataset in (("train", train_set), ("val", val_set)):

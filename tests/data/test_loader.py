@@ -1,6 +1,8 @@
 """Loaders: the same batches with and without workers, and clear errors when a worker fails, dies or hangs."""
 
+import multiprocessing
 import os
+import signal
 import threading
 from itertools import islice
 from pathlib import Path
@@ -116,6 +118,18 @@ def test_dead_worker(coco: CocoDataset) -> None:
     samples = _Dying(coco, DetectionTransforms([]))
     with pytest.raises(RuntimeError, match=r"(?s)worker died or hung.*data\.workers=0"):
         next(_loader(samples, workers=1).stream())
+
+
+def test_a_worker_that_is_killed_meanwhile_is_told_of_at_the_next_batch(coco: CocoDataset) -> None:
+    """Not in the middle of whatever the program does then: an optimizer step cut in two could not be saved."""
+    stream = _loader(_samples(coco), workers=1).stream()
+    next(stream)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join()
+    assert sum(range(100_000)) == 4_999_950_000  # the signal has come; nothing is raised here
+    with pytest.raises(RuntimeError, match=r"worker died or hung.*data\.workers"):
+        next(stream)
 
 
 def test_hung_worker(coco: CocoDataset) -> None:

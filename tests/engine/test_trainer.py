@@ -30,7 +30,11 @@ def test_a_run_without_evaluation_leaves_its_checkpoint_logs_and_environment(mak
     summary = trainer.run()
     run = tmp_path / "run"
     assert sorted(p.name for p in run.iterdir()) == [
-        "environment.json", "last.pt", "metrics.jsonl", "step_00000006.pt", "tensorboard",
+        "environment.json",
+        "last.pt",
+        "metrics.jsonl",
+        "step_00000006.pt",
+        "tensorboard",
     ]
     assert (summary.steps, summary.samples, summary.best, summary.best_checkpoint) == (6, 12, None, None)
     assert not torch.equal(before["fc.weight"], trainer.model.fc.weight)

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 import detres as package
 from detres.data.digits import CATEGORY_IDS
-from tests.jobs.conftest import Outcome, Workshop
+from tests.jobs.conftest import Outcome, Workshop, run_detres
 
 Detres = Callable[..., Outcome]
 
@@ -37,6 +38,34 @@ def test_weights_and_their_results_file_give_the_same_numbers(
     )
     assert outcome.code == 0, outcome.err
     assert _metrics(tmp_path / "file") == _metrics(run / "eval")
+
+
+def test_a_results_file_is_judged_as_pycocotools_does(
+    real_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """COCO's own example, without its images; scores and boxes must not pass through single precision."""
+    monkeypatch.setenv("DETRES_DATASETS", str(real_data))
+    folder = real_data / "eval" / "coco_val2014_100"
+    truth = "{type: coco, annotations: eval/coco_val2014_100/instances_val2014_100.json, images: nowhere}"
+    outcome = run_detres(
+        *("eval", "--config", "coco_r18.yaml", f"data.val={truth}", "--output", tmp_path),
+        *("--detections", folder / "instances_val2014_fakebbox100_results.json"),
+    )
+    assert outcome.code == 0, outcome.err
+    assert _metrics(tmp_path) == json.loads((folder / "expected_pycocotools.json").read_text())["bbox"]
+
+
+def test_weights_of_another_number_of_classes_are_not_judged(
+    workshop: Workshop, detres: Detres, tmp_path: Path
+) -> None:
+    state = torch.load(workshop.runs / "tiny" / "best.pt", weights_only=True)["model"]
+    for name in ("weight", "bias"):
+        key = f"roi_heads.box_predictor.cls_score.{name}"
+        state[key] = state[key][:-1]
+    torch.save(state, tmp_path / "nine.pth")
+    outcome = detres("eval", "--config", workshop.config, "--weights", tmp_path / "nine.pth")
+    assert outcome.code == 1 and "cls_score" in outcome.err and "10 classes" in outcome.err
+    assert not (tmp_path / "eval" / "results.json").exists()
 
 
 def test_by_default_beside_the_weights(workshop: Workshop, detres: Detres, tmp_path: Path) -> None:
