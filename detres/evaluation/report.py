@@ -17,6 +17,7 @@ from detres.structures.boxes import scale_boxes
 from detres.structures.drawing import class_color, draw_boxes, font, printable, to_pil
 
 _MOST_IN_LEGEND = 12
+_HEADING = 22  # pixels above a picture of the grid
 _RECALL = np.linspace(0, 1, 101)
 
 
@@ -96,13 +97,17 @@ def save_comparison_grid(
     """
     pairs = [_pair(comparison, tuple(class_names), cell, score_threshold) for comparison in comparisons]
     columns = max(1, min(columns, len(pairs)))
-    rows = max(1, -(-len(pairs) // columns))
-    gap, width, height = 12, 2 * cell + 4, cell + 22
-    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), "white")
+    rows = [pairs[first : first + columns] for first in range(0, len(pairs), columns)]
+    heights = [max(pair.height for pair in row) for row in rows] or [cell + _HEADING]
+    gap, width = 12, 2 * cell + 4
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, sum(heights) + gap * (len(heights) + 1)), "white")
     if not pairs:
         ImageDraw.Draw(sheet).text((gap, gap), "no images to compare", fill="black", font=font(14))
-    for number, pair in enumerate(pairs):
-        sheet.paste(pair, (gap + number % columns * (width + gap), gap + number // columns * (height + gap)))
+    top = gap
+    for row, height in zip(rows, heights, strict=False):
+        for column, pair in enumerate(row):
+            sheet.paste(pair, (gap + column * (width + gap), top))
+        top += height + gap
     with atomic_path(path) as temporary:
         sheet.save(temporary)
 
@@ -116,7 +121,7 @@ def _pair(comparison: Comparison, class_names: tuple[str, ...], cell: int, score
     picture = to_pil(comparison.image)
     left = _half(picture, truth, cell, f"{comparison.title}  truth: {len(truth)}", with_scores=False)
     right = _half(picture, found, cell, f"found: {len(found)} (score ≥ {score_threshold:g})", with_scores=True)
-    sheet = Image.new("RGB", (2 * cell + 4, cell + 22), "white")
+    sheet = Image.new("RGB", (2 * cell + 4, max(left.height, right.height)), "white")
     sheet.paste(left, (0, 0))
     sheet.paste(right, (cell + 4, 0))
     return sheet
@@ -129,9 +134,9 @@ def _half(picture: Image.Image, shown: Detections, cell: int, heading: str, with
     boxes = scale_boxes(shown.boxes_xyxy, picture.size[::-1], size_wh[::-1])
     resized = picture.resize(size_wh, Image.Resampling.LANCZOS)
     scores = shown.scores.tolist() if with_scores else None
-    sheet = Image.new("RGB", (cell, cell + 22), "white")
+    sheet = Image.new("RGB", (cell, size_wh[1] + _HEADING), "white")
     ImageDraw.Draw(sheet).text((0, 2), printable(heading.strip()), fill="black", font=font(13))
-    sheet.paste(draw_boxes(resized, boxes, shown.names(), scores, shown.labels.tolist()), (0, 22))
+    sheet.paste(draw_boxes(resized, boxes, shown.names(), scores, shown.labels.tolist()), (0, _HEADING))
     return sheet
 
 

@@ -35,7 +35,7 @@ def test_comparison_grid(tmp_path):
     pair = Comparison(image, torch.zeros(0, 4), torch.zeros(0).long(), found, "line\nbreak")
     save_comparison_grid([pair] * 3, tmp_path / "grid.png", class_names=["cat"], columns=2, cell=80)
     grid = Image.open(tmp_path / "grid.png")
-    assert grid.size == (2 * (164 + 12) + 12, 2 * (102 + 12) + 12)
+    assert grid.size == (2 * (164 + 12) + 12, 2 * (62 + 12) + 12)  # rows are as high as their pictures
     left, right = grid.crop((12, 34, 92, 74)), grid.crop((96, 34, 176, 74))
     assert left.getcolors() == [(80 * 40, (0, 0, 0))] and len(right.getcolors()) > 2
 
