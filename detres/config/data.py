@@ -14,7 +14,7 @@ class CocoDataset(Settings):
     type: Literal["coco"]
     annotations: str
     images: str
-    image_ids: list[int] | None = None  # only these images
+    image_ids: Annotated[list[int], Field(min_length=1)] | None = None  # only these images
     max_images: PositiveInt | None = None  # only the first ones, by image id
 
 

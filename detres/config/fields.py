@@ -20,7 +20,7 @@ class InconsistentSettings(ValueError):
 class Settings(BaseModel):
     """A group of settings: unknown keys are refused, values are not coerced from one type to another."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=(), allow_inf_nan=False)
 
     def _mistakes(self) -> Iterator[tuple[str, str]]:
         """What is wrong between the settings of this group, as (key inside the group, got and expected)."""

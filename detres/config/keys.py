@@ -86,15 +86,16 @@ def unknown_key(path: Path, group: type[Settings], value: object) -> str:
     got = f"unknown key, got {show_value(value)}"
     if near := get_close_matches(key, group.model_fields, 1):
         return f"{got}; did you mean {'.'.join(map(str, (*parent, near[0])))}?"
-    elsewhere = _elsewhere(key)
+    elsewhere = _elsewhere(key, ".".join(map(str, path)))
     hint = f"did you mean {one_of(elsewhere)}? " if elsewhere else ""
     where = ".".join(map(str, parent)) or "the top level"
     return f"{got}; {hint}{where} takes {', '.join(group.model_fields)}"
 
 
-def _elsewhere(key: str) -> list[str]:
-    """Up to three dotted keys of the whole schema that end in `key`, the shortest first."""
-    return sorted((k for k in all_keys() if k.endswith(f".{key}")), key=lambda k: (k.count("."), k))[:3]
+def _elsewhere(key: str, refused: str) -> list[str]:
+    """Up to three dotted keys of the whole schema that end in `key`, the shortest first, the refused one aside."""
+    found = (k for k in all_keys() if k.endswith(f".{key}") and k != refused)
+    return sorted(found, key=lambda k: (k.count("."), k))[:3]
 
 
 @lru_cache(maxsize=1)

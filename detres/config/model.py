@@ -41,6 +41,15 @@ class ResNetSettings(Settings):
 
     def _mistakes(self) -> Iterator[tuple[str, str]]:
         yield from _rising(self.out_features)
+        if self.depth in (18, 34):  # their blocks have no 1x1 convolutions and no groups
+            for key, plain in (("groups", 1), ("width_per_group", 64), ("stride_in_1x1", False)):
+                if (value := getattr(self, key)) != plain:
+                    yield (
+                        key,
+                        f"got {value}, expected {plain} for depth {self.depth}: only bottlenecks (50, 101, 152) vary",
+                    )
+        if self.zero_init_last_norm and (self.norm in ("frozen_batch", "none") or self.shortcut == "none"):
+            yield "zero_init_last_norm", f"got true, expected false with norm {self.norm} and shortcut {self.shortcut}"
 
 
 class VGGSettings(Settings):
@@ -240,6 +249,11 @@ class FasterRCNNSettings(Settings):
             text = f"got {features} without a neck, expected one feature, or a neck (`neck: {{}}` is an FPN)"
             yield "backbone.out_features", text
             return
+        if self.neck is not None:
+            if isinstance(self.backbone, ResNetSettings) and self.backbone.dilated_c5:
+                yield "backbone.dilated_c5", "got true with a neck, expected false: a pyramid needs strides that double"
+            if "".join(name[1] for name in features) not in "2345":
+                yield "backbone.out_features", f"got {features}, expected neighbours, such as [c3, c4, c5], for a neck"
         num_levels = len(features) + (self.neck.extra_levels if self.neck else 0)
         if len(self.anchors.sizes) != num_levels:
             text = f"got {len(self.anchors.sizes)} lists, expected {num_levels}: one for each feature level"

@@ -43,13 +43,17 @@ class SGDSettings(Settings):
     bias_weight_decay: NonNegativeFloat | None = None  # of other biases; None: weight_decay
     groups: list[ParameterGroup] = []
 
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        if self.nesterov and self.momentum == 0:
+            yield "nesterov", "got true with momentum 0, expected a momentum above 0"
+
 
 class AdamWSettings(Settings):
     """torch.optim.AdamW."""
 
     type: Literal["adamw"]
     lr: PositiveFloat
-    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.9, 0.999]
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.05
     norm_weight_decay: NonNegativeFloat | None = 0.0

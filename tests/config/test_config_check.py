@@ -212,3 +212,33 @@ def test_every_level_has_equally_many_anchor_sizes(tmp_path: Path) -> None:
     assert found.startswith("override: model.anchors.sizes: got [[8.0, 16.0], [32.0]") and "equally many sizes" in found
     (found,) = mistakes(tmp_path / "c.yaml", "model.anchors.sizes=[[], [32], [64], [128], [256]]")
     assert "model.anchors.sizes.0: got []" in found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.backbone.depth=18", "model.backbone.groups=32"], "model.backbone.groups: got 32, expected 1"),
+        (["model.backbone.depth=34", "model.backbone.stride_in_1x1=true"], "stride_in_1x1: got True, expected False"),
+        (["model.backbone.zero_init_last_norm=true"], "zero_init_last_norm: got true, expected false"),
+        (["model.backbone.dilated_c5=true"], "model.backbone.dilated_c5: got true with a neck"),
+        (
+            ["model.backbone.out_features=[c2, c4]", "model.anchors.sizes=[[32], [64], [128]]"],
+            r"model.backbone.out_features: got \['c2', 'c4'\], expected neighbours",
+        ),
+        (["train.optimizer.nesterov=true", "train.optimizer.momentum=0"], "train.optimizer.nesterov: got true"),
+        (["train.optimizer={type: adamw, lr: 0.1, betas: [0.9, 1.0]}"], "train.optimizer.betas.1: got 1"),
+        (["model.pixels.mean=[.nan, 0, 0]"], "model.pixels.mean.0: got nan"),
+        (["data.min_box_size=.inf"], "data.min_box_size: got inf"),
+        (["model.rpn.straddle_threshold=.nan"], "model.rpn.straddle_threshold: got nan"),
+        (["data.val.image_ids=[]"], "data.val.image_ids: got"),
+    ],
+)
+def test_values_that_cannot_go_together_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("coco_r50.yaml", overrides)
+
+
+def test_a_refused_key_is_not_its_own_remedy() -> None:
+    with pytest.raises(ConfigError, match="unknown key") as caught:
+        load_config("coco_r50.yaml", ["model.roi_heads.box_head.norm=group"])
+    assert "did you mean model.roi_heads.box_head.norm" not in str(caught.value)
