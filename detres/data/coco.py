@@ -162,7 +162,10 @@ def _is_in(key: Any, known: Any) -> bool:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else float("nan")
+    try:
+        return float(value) if isinstance(value, int | float) else float("nan")
+    except OverflowError:  # an integer of more than 308 digits
+        return float("nan")
 
 
 def _bbox(entry: dict[str, Any]) -> list[float]:

@@ -50,10 +50,11 @@ def _without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
 def unique_ids(entries: list[dict[str, Any]], what: str, path: str) -> set[int | str]:
     """The ids of `entries`, each an integer or a string and used once."""
     ids: list[Any] = [entry.get("id") for entry in entries]
-    wrong = next((i for i, value in enumerate(ids) if not isinstance(value, int | str)), None)
+    wrong = next((i for i, value in enumerate(ids) if not _is_id(value)), None)
     if wrong is not None:
         raise DatasetError(
-            f"{path}: {what} number {wrong} has no usable id: expected an integer, got {ids[wrong]!r}; give it one"
+            f"{path}: {what} number {wrong} has no usable id: expected an integer of at most 64 bits, got "
+            f"{str(ids[wrong])[:40]}; give it one"
         )
     unique = set(ids)
     if len(unique) < len(ids):
@@ -63,6 +64,10 @@ def unique_ids(entries: list[dict[str, Any]], what: str, path: str) -> set[int |
             f"ids must be unique: remove the copies or renumber each {what}"
         )
     return unique
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, int) and -(2**63) <= value < 2**63)
 
 
 def read_categories(entries: list[dict[str, Any]], path: str) -> tuple[tuple[int, ...], tuple[str, ...]]:

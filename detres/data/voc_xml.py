@@ -28,7 +28,7 @@ def read_voc_xml(path: Path) -> VocAnnotation:
     """Read `path`. Raises DatasetError when it is missing, no XML, declares entities, or lacks the image's size."""
     root = _parse(path)
     height, width = (_value(root, f"size/{side}") for side in ("height", "width"))
-    if not (height >= 1 and width >= 1 and math.isfinite(height * width)):
+    if not (1 <= height < 2**31 and 1 <= width < 2**31):  # NaN fails both
         raise DatasetError(
             f"{path}: the annotation has no usable <size>: expected positive <width> and <height>, got "
             f"{root.findtext('size/width')!r} and {root.findtext('size/height')!r}; write the image's size there"

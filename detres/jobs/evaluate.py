@@ -111,8 +111,8 @@ def evaluate(
         evaluator = Evaluator(config, build.build_eval_dataset(config, class_names, split), device)
         with build_reporter(len(evaluator.dataset)) as reporter:
             evaluation = evaluator(model.to(device), reporter.advance)
-    # A results file can be judged where the images are not: the pictures are then of those that are.
-    return evaluation, write_evaluation(evaluation, evaluator, output, split, skip_bad_images=detections is not None)
+    absent = detections is not None  # a results file can be judged where the images are not
+    return evaluation, write_evaluation(evaluation, evaluator, output, split, images_may_be_absent=absent)
 
 
 def _evaluator_alone(config: Config, split: str, device: torch.device) -> Evaluator:
@@ -149,11 +149,11 @@ def _load_model(config: Config, weights: str, split: str) -> tuple[nn.Module, tu
 
 
 def write_evaluation(
-    evaluation: Evaluation, evaluator: Evaluator, folder: Path, split: str, *, skip_bad_images: bool = False
+    evaluation: Evaluation, evaluator: Evaluator, folder: Path, split: str, *, images_may_be_absent: bool = False
 ) -> list[Path]:
     """results.json, and of a detector its detections (VOC: as comp4 too), curves and pictures; returns the paths.
 
-    `skip_bad_images`: pictures are drawn of the images that can be read, whatever data.on_bad_image says.
+    `images_may_be_absent`: the pictures are then of the images whose files are there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_results_json(folder / "results.json", evaluation.metrics.to_dict())
@@ -167,7 +167,8 @@ def write_evaluation(
         written.append(folder / "comp4")
     plot_precision_recall(evaluation.metrics.curves, folder / "precision_recall.png")
     plot_class_ap(evaluation.metrics.per_class, folder / "class_ap.png", _class_metric(evaluation.metrics))
-    comparisons = _comparisons(dataset, found, skip_bad_images or evaluator.config.data.on_bad_image == "skip")
+    skip_bad_images = evaluator.config.data.on_bad_image == "skip"
+    comparisons = _comparisons(dataset, found, skip_bad_images, images_may_be_absent)
     save_comparison_grid(comparisons, folder / "pictures.png", class_names=dataset.class_names)
     names = ("detections.json", "precision_recall.png", "class_ap.png", "pictures.png")
     return [*written, *(folder / name for name in names)]
@@ -179,12 +180,14 @@ def _class_metric(metrics: DetectionMetrics) -> str:
 
 
 def _comparisons(
-    dataset: DetectionDataset, detections: Sequence[Detections], skip_bad_images: bool
+    dataset: DetectionDataset, detections: Sequence[Detections], skip_bad_images: bool, images_may_be_absent: bool
 ) -> list[Comparison]:
     """Truth and detections of images spread evenly over the set."""
     step = max(1, len(dataset) // NUM_PICTURES)
     pairs = []
     for i in range(0, len(dataset), step)[:NUM_PICTURES]:
+        if images_may_be_absent and not Path(dataset.file(i)).exists():
+            continue
         try:
             image = read_image(dataset.file(i), dataset.size_hw(i))
         except ImageError:

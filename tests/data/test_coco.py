@@ -201,3 +201,17 @@ def test_real_coco_as_pycocotools_reads_it(real_data: Path) -> None:
         return (entry["image_id"], entry["category_id"], *entry["bbox"], entry["area"], entry["iscrowd"])
 
     assert sorted(map(content, ours)) == sorted(map(content, theirs.values())), "to the last bit"
+
+
+def test_numbers_beyond_all_bounds(tmp_path: Path) -> None:
+    """An id of more than 64 bits is refused; a box that no float holds is counted as one without finite numbers."""
+    image = {"id": 1, "file_name": "a.jpg", "height": 5, "width": 5}
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10**400, 3], "area": 10**400}
+    content = {"images": [image], "categories": [{"id": 1, "name": "a"}], "annotations": [box]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    dataset = CocoDataset(tmp_path / "a.json", tmp_path)
+    assert len(dataset.annotations(0)) == 0 and sum(dataset.drop_report.values()) == 1
+    content["images"] = [{**image, "id": 2**70}]
+    (tmp_path / "b.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"b\.json: image number 0 has no usable id: expected.*64 bits"):
+        CocoDataset(tmp_path / "b.json", tmp_path)

@@ -8,6 +8,7 @@ import pytest
 
 from detres.data.annotations import DatasetError
 from detres.data.voc import VocDataset
+from detres.data.voc_xml import read_voc_xml
 
 SIZE = "<size><width>200</width><height>100</height><depth>3</depth></size>"
 
@@ -154,3 +155,11 @@ def test_bccd_defects_are_reported(real_data: Path) -> None:
     dataset = VocDataset(real_data / "bccd" / "VOC2007", "val")
     assert dataset.class_names == ("Platelets", "RBC", "WBC") and len(dataset) == 87
     assert list(dataset.drop_report.values()) == [1] and "BloodImage_00338" in dataset.drop_messages()[0]
+
+
+@pytest.mark.parametrize("side", ["99999999999", "1e300", "nan"])
+def test_a_size_beyond_all_bounds(tmp_path: Path, side: str) -> None:
+    path = tmp_path / "a.xml"
+    path.write_text(f"<annotation><size><width>{side}</width><height>5</height></size></annotation>")
+    with pytest.raises(DatasetError, match=r"a\.xml: the annotation has no usable <size>"):
+        read_voc_xml(path)
