@@ -58,7 +58,7 @@ def _is_item(parent: Node | None) -> bool:
 def _what_is_wrong(entry: Any, place: Place) -> str:
     kind, value, message = entry["type"], entry["input"], entry["msg"]
     if kind == "extra_forbidden":
-        return unknown_key(place.path, follow(entry["loc"][:-1]).groups[0], value)
+        return unknown_key(entry["loc"], place.path, value)
     if kind == "missing":
         return f"missing; expected {expected_type(place.annotation)}"
     if kind in ("model_type", "model_attributes_type"):

@@ -18,7 +18,7 @@ class InconsistentSettings(ValueError):
 
 
 class Settings(BaseModel):
-    """A group of settings: unknown keys are refused, values are not coerced from one type to another."""
+    """A group of settings: unknown keys, NaN and infinity are refused, and values of another type."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=(), allow_inf_nan=False)
 
@@ -71,9 +71,10 @@ def _has_default_type(variant: type[Settings]) -> bool:
 T = TypeVar("T")
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
 OneOrMore = Annotated[  # one value is read as a list of one
     list[T], Field(min_length=1), BeforeValidator(lambda value: value if isinstance(value, list) else [value])
 ]

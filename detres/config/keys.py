@@ -80,22 +80,35 @@ def hint_for_value(value: object, options: list[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def unknown_key(path: Path, group: type[Settings], value: object) -> str:
-    """What to say about a key that the group does not have: the nearest key here, else the same key elsewhere."""
-    parent, key = path[:-1], str(path[-1])
-    got = f"unknown key, got {show_value(value)}"
+def unknown_key(loc: Path, path: Path, value: object) -> str:
+    """What to say about a key that its group does not have.
+
+    That another type of the group has it, else the nearest key here, else the same key elsewhere. `loc` is pydantic's
+    location, `path` the key as it was written.
+    """
+    group, parent, key = follow(loc[:-1]).groups[0], path[:-1], str(path[-1])
+    got, where = f"unknown key, got {show_value(value)}", ".".join(map(str, parent)) or "the top level"
+    if takers := _types_with(key, group, loc):
+        own = f"{where} of type {one_of(type_tags(group))} takes {', '.join(group.model_fields)}"
+        return f"{got}; it belongs to type {one_of(takers)}, {own}"
     if near := get_close_matches(key, group.model_fields, 1):
         return f"{got}; did you mean {'.'.join(map(str, (*parent, near[0])))}?"
-    elsewhere = _elsewhere(key, ".".join(map(str, path)))
+    elsewhere = _elsewhere(key)
     hint = f"did you mean {one_of(elsewhere)}? " if elsewhere else ""
-    where = ".".join(map(str, parent)) or "the top level"
     return f"{got}; {hint}{where} takes {', '.join(group.model_fields)}"
 
 
-def _elsewhere(key: str, refused: str) -> list[str]:
-    """Up to three dotted keys of the whole schema that end in `key`, the shortest first, the refused one aside."""
-    found = (k for k in all_keys() if k.endswith(f".{key}") and k != refused)
-    return sorted(found, key=lambda k: (k.count("."), k))[:3]
+def _types_with(key: str, group: type[Settings], loc: Path) -> list[str]:
+    """The values of `type` that could stand in the place of `group`'s and have `key`."""
+    variants = follow(loc[:-2]).groups  # before `type` chose one of them, if there is a choice
+    if group not in variants:
+        return []
+    return [tag for variant in variants if key in variant.model_fields for tag in type_tags(variant)]
+
+
+def _elsewhere(key: str) -> list[str]:
+    """Up to three dotted keys of the whole schema that end in `key`, the shortest first."""
+    return sorted((k for k in all_keys() if k.endswith(f".{key}")), key=lambda k: (k.count("."), k))[:3]
 
 
 @lru_cache(maxsize=1)

@@ -5,7 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from detres.config.errors import show_value
 from detres.config.fields import (
+    BelowOne,
     ByType,
     Fraction,
     NonNegativeFloat,
@@ -44,12 +46,13 @@ class ResNetSettings(Settings):
         if self.depth in (18, 34):  # their blocks have no 1x1 convolutions and no groups
             for key, plain in (("groups", 1), ("width_per_group", 64), ("stride_in_1x1", False)):
                 if (value := getattr(self, key)) != plain:
-                    yield (
-                        key,
-                        f"got {value}, expected {plain} for depth {self.depth}: only bottlenecks (50, 101, 152) vary",
-                    )
-        if self.zero_init_last_norm and (self.norm in ("frozen_batch", "none") or self.shortcut == "none"):
-            yield "zero_init_last_norm", f"got true, expected false with norm {self.norm} and shortcut {self.shortcut}"
+                    text = f"expected {show_value(plain)} with depth {self.depth}, which has no bottleneck blocks"
+                    yield key, f"got {show_value(value)}, {text}"
+        if self.zero_init_last_norm and self.norm in ("frozen_batch", "none"):
+            text = f"got true, expected false with norm {self.norm}, which has no weight that could leave zero"
+            yield "zero_init_last_norm", text
+        elif self.zero_init_last_norm and self.shortcut == "none":
+            yield "zero_init_last_norm", "got true, expected false with shortcut none: a plain net would give zeros"
 
 
 class VGGSettings(Settings):
@@ -254,6 +257,7 @@ class FasterRCNNSettings(Settings):
                 yield "backbone.dilated_c5", "got true with a neck, expected false: a pyramid needs strides that double"
             if "".join(name[1] for name in features) not in "2345":
                 yield "backbone.out_features", f"got {features}, expected neighbours, such as [c3, c4, c5], for a neck"
+                return
         num_levels = len(features) + (self.neck.extra_levels if self.neck else 0)
         if len(self.anchors.sizes) != num_levels:
             text = f"got {len(self.anchors.sizes)} lists, expected {num_levels}: one for each feature level"
@@ -266,6 +270,6 @@ class ClassifierSettings(Settings):
     type: Literal["classifier"]
     backbone: Backbone = ResNetSettings()
     pixels: PixelSettings = PixelSettings()
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    label_smoothing: BelowOne = 0.0
+    dropout: BelowOne = 0.0
     weights: str | None = None

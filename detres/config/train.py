@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from detres.config.fields import (
+    BelowOne,
     ByType,
     Fraction,
     NonNegativeFloat,
@@ -36,7 +37,7 @@ class SGDSettings(Settings):
 
     type: Literal["sgd"]
     lr: PositiveFloat
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: BelowOne = 0.9
     nesterov: bool = False
     weight_decay: NonNegativeFloat = 1e-4
     norm_weight_decay: NonNegativeFloat | None = None  # of norm weights and biases; None: weight_decay
@@ -53,7 +54,7 @@ class AdamWSettings(Settings):
 
     type: Literal["adamw"]
     lr: PositiveFloat
-    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.9, 0.999]
+    betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)] = [0.9, 0.999]
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.05
     norm_weight_decay: NonNegativeFloat | None = 0.0

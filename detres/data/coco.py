@@ -5,6 +5,7 @@ the ground truth and the results that are written for evaluation.
 """
 
 import os
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,8 +126,12 @@ class CocoDataset:
 
         with np.errstate(over="ignore", invalid="ignore"):
             xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+            area = np.where(np.isnan(area), xywh[:, 2] * xywh[:, 3], area)
+            area_32 = area.astype(np.float32)
+        faults = box_faults(xyxy, self._sizes_hw[images])
+        faults["an area beyond all bounds"] = ~np.isfinite(area_32) & ~np.any(list(faults.values()), axis=0)
         usable = np.ones(len(known), dtype=bool)
-        for reason, faulty in box_faults(xyxy, self._sizes_hw[images]).items():
+        for reason, faulty in faults.items():
             rows = np.flatnonzero(faulty)
             usable[rows] = False
             if len(rows):
@@ -135,13 +140,13 @@ class CocoDataset:
         order = order[np.argsort(images[order], kind="stable")]
 
         self._bbox_xywh = xywh[order]
-        self._area = np.where(np.isnan(area), xywh[:, 2] * xywh[:, 3], area)[order]
+        self._area = area[order]
         self._packed = PackedAnnotations(
             clip_to_images(xyxy[order], self._sizes_hw[images[order]]).astype(np.float32),
             labels[order],
             crowd[order],
             np.zeros(len(order), dtype=bool),
-            self._area.astype(np.float32),
+            area_32[order],
             np.searchsorted(images[order], np.arange(len(chosen) + 1)),
         )
 
@@ -165,7 +170,7 @@ def _number(value: Any) -> float:
     try:
         return float(value) if isinstance(value, int | float) else float("nan")
     except OverflowError:  # an integer of more than 308 digits
-        return float("nan")
+        return float("inf")
 
 
 def _bbox(entry: dict[str, Any]) -> list[float]:
@@ -177,5 +182,6 @@ def _bbox(entry: dict[str, Any]) -> list[float]:
 
 
 def _describe(entry: dict[str, Any]) -> str:
-    shown = ", ".join(f"{key} {entry.get(key)!r}" for key in ("image_id", "category_id", "bbox"))
-    return f"annotation {entry.get('id')!r}: {shown}"
+    shown = [f"{key} {entry.get(key)!r}" for key in ("image_id", "category_id")]
+    shown += [f"{key} {reprlib.repr(entry[key])}" for key in ("bbox", "area") if key in entry]
+    return f"annotation {entry.get('id')!r}: {', '.join(shown)}"

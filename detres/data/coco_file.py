@@ -1,6 +1,7 @@
 """Reading and checking a COCO instances file, before anything is made of it."""
 
 import json
+import reprlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +22,7 @@ def load_instances(path: str) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise DatasetError(f"{path}: the annotation file cannot be read ({error})") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or a number of thousands of digits
         raise DatasetError(f"{path}: not JSON ({error}); fetch or export the file again") from error
     if isinstance(content, list):
         raise DatasetError(
@@ -54,7 +55,7 @@ def unique_ids(entries: list[dict[str, Any]], what: str, path: str) -> set[int |
     if wrong is not None:
         raise DatasetError(
             f"{path}: {what} number {wrong} has no usable id: expected an integer of at most 64 bits, got "
-            f"{str(ids[wrong])[:40]}; give it one"
+            f"{reprlib.repr(ids[wrong])}; give it one"
         )
     unique = set(ids)
     if len(unique) < len(ids):
@@ -121,6 +122,6 @@ def read_sizes(entries: list[dict[str, Any]], path: str) -> np.ndarray:
         if not all(isinstance(side, int) and 0 < side < 2**31 for side in size):
             raise DatasetError(
                 f"{path}: image {entry['id']!r} ({entry['file_name']}) needs a positive height and width, "
-                f"got {size[0]!r} and {size[1]!r}; write the size of the image file there"
+                f"got {reprlib.repr(size[0])} and {reprlib.repr(size[1])}; write the size of the image file there"
             )
     return np.array([(entry["height"], entry["width"]) for entry in entries], dtype=np.int32)

@@ -62,17 +62,6 @@ class ImageFolderDataset:
         return int(self._labels[index])
 
 
-def check_same_classes(train: Sequence[str], other: Sequence[str], other_source: str | os.PathLike[str]) -> None:
-    """Raise DatasetError unless the class names of another split are those of the training set, in the same order."""
-    if tuple(train) == tuple(other):
-        return
-    extra, missing = sorted(set(other) - set(train)), sorted(set(train) - set(other))
-    details = [f"classes that the training set lacks: {_listed(extra)}"] if extra else []
-    details += [f"classes missing: {_listed(missing)}"] if missing else []
-    trouble = "; ".join(details) or f"the same classes in another order: {_listed(other)} instead of {_listed(train)}"
-    raise DatasetError(f"{os.fspath(other_source)}: {trouble}; both splits must have the same classes")
-
-
 def _class_folders(root: Path) -> list[str]:
     """The names of the class folders, sorted."""
     if not root.is_dir():

@@ -115,11 +115,18 @@ def with_classes(dataset: DetectionDataset, class_names: Sequence[str], where: s
     return RelabelledDataset(dataset, class_names)
 
 
-def images_with_objects(dataset: DetectionDataset) -> np.ndarray:
-    """Indices of the images with at least one object to learn (not ignored). DatasetError when there is none."""
+def images_with_objects(dataset: DetectionDataset, where: str = "data.train") -> np.ndarray:
+    """Indices of the images with at least one object to learn (not ignored).
+
+    DatasetError when there is none; `where` names the set in the message.
+    """
     kept = np.array([i for i in range(len(dataset)) if not dataset.annotations(i).ignore.all()], dtype=np.int64)
     if not len(kept):
-        raise DatasetError("no image has an object to learn; check the annotations, or set data.keep_empty_images")
+        first = f", the first being {dataset.file(0)}" if len(dataset) else ""
+        raise DatasetError(
+            f"{where}: none of the {len(dataset)} images has an object to learn{first}; check the annotations, or set "
+            "data.keep_empty_images to true"
+        )
     return kept
 
 

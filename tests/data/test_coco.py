@@ -91,6 +91,7 @@ BAD_BOXES = [
     ([1, 1, 5, -2], "zero or negative size"),
     ([math.nan, 1, 5, 5], "not four finite numbers"),
     ([1, 1, 5, math.inf], "not four finite numbers"),
+    ([1, 1, 1e200, 1e200], "an area beyond all bounds"),
     ([1, 1, 5], "not four finite numbers"),
     ([1, 1, "5", None], "not four finite numbers"),
     (None, "not four finite numbers"),
@@ -108,6 +109,16 @@ def test_bad_box_is_counted_or_an_error(tmp_path: Path, bbox: Any, reason: str) 
     assert len(dataset.ground_truth_coco()["annotations"]) == 1
     assert "annotation 1" in dataset.drop_messages()[0]
     with pytest.raises(DatasetError, match=rf"instances\.json.*{reason}"):
+        _read(tmp_path, content, on_bad_box="error")
+
+
+@pytest.mark.parametrize("area", [10**400, math.inf, 1e39])
+def test_bad_area_is_counted_or_an_error(tmp_path: Path, area: float) -> None:
+    content = _content(annotations=[_box(1, [1, 2, 3, 4]), _box(2, [1, 2, 3, 4], area=area)])
+    dataset = _read(tmp_path, content)
+    assert dataset.drop_report == {"an area beyond all bounds": 1} and len(dataset.annotations(0)) == 1
+    assert len(dataset.drop_messages()[0]) < len(str(tmp_path)) + 200, "long numbers are cut"
+    with pytest.raises(DatasetError, match=r"instances\.json.*area.*annotation 2.*area"):
         _read(tmp_path, content, on_bad_box="error")
 
 
@@ -146,6 +157,8 @@ def test_duplicate_ids(tmp_path: Path) -> None:
         (_content(categories=[{"id": 1}]), "integer id and a name"),
         (_content(images=[{"id": 1, "file_name": "a.jpg"}]), "height and width"),
         (_content(images=[{"id": 1, "file_name": "a.jpg", "height": 0, "width": 3}]), "height and width"),
+        (_content(images=[{"id": 1, "file_name": "a.jpg", "height": 10**400, "width": 3}]), "image 1 .*height and"),
+        ('{"images": [' + "9" * 5000 + "]}", "not JSON .*digits"),
         (_content(images=[{"id": 1, "height": 5, "width": 3}]), "no file_name"),
         (_content(images=[{"file_name": "a.jpg", "height": 5, "width": 3}]), "no usable id"),
     ],

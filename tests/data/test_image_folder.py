@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from detres.data.annotations import DatasetError
-from detres.data.image_folder import ImageFolderDataset, check_same_classes
+from detres.data.image_folder import ImageFolderDataset
 
 
 def _touch(root: Path, *names: str) -> Path:
@@ -49,11 +49,3 @@ def test_given_class_names_fix_the_labels(tmp_path: Path) -> None:
     assert data.class_names == ("a", "b") and data.label(0) == 1
     with pytest.raises(DatasetError, match=r"class folders 'b' are not among the expected classes 'a', 'c'"):
         ImageFolderDataset(root, class_names=["a", "c"])
-
-
-def test_splits_must_have_the_same_classes() -> None:
-    check_same_classes(("a", "b"), ("a", "b"), "val")
-    with pytest.raises(DatasetError, match=r"val: classes that the training set lacks: 'c'; classes missing: 'b'"):
-        check_same_classes(("a", "b"), ("a", "c"), "val")
-    with pytest.raises(DatasetError, match="another order"):
-        check_same_classes(("a", "b"), ("b", "a"), "val")
