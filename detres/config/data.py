@@ -5,6 +5,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from detres.config.classification_steps import (
+    ColorJitter,
+    PadAndCrop,
+    PcaLighting,
+    RandAugment,
+    RandomErasing,
+    RandomResizeShortest,
+    TrivialAugment,
+)
 from detres.config.fields import ByType, Fraction, NonNegativeInt, OneOrMore, PositiveFloat, PositiveInt, Settings
 
 
@@ -36,6 +45,26 @@ class ImageFolderDataset(Settings):
     root: str
 
 
+class FlatImagesDataset(Settings):
+    """Classification: a folder of images and a list of their classes (detres.data.flat_images)."""
+
+    type: Literal["flat_images"]
+    root: str
+    labels: str  # the devkit's ground truth, LOC_val_solution.csv, val_annotations.txt, or lines name,class
+    classes: str | None = None  # a file of class names, one per line; None: those listed. The training set's come first
+
+
+class Cifar10Dataset(Settings):
+    """CIFAR-10 (detres.data.cifar): 45,000 images to train on, 5,000 of the same files to validate, 10,000 to test."""
+
+    type: Literal["cifar10"]
+    root: str
+    split: Literal["train", "val", "trainval", "test"]
+
+
+CLASSIFICATION_DATASETS = (ImageFolderDataset, FlatImagesDataset, Cifar10Dataset)
+
+
 class OutsideDataset(Settings):
     """A data set of the user's: `type: my_package.module:Class`, built as Class(**args)."""
 
@@ -43,7 +72,9 @@ class OutsideDataset(Settings):
     args: dict[str, object] = {}
 
 
-Dataset = Annotated[CocoDataset | VocDataset | ImageFolderDataset | OutsideDataset, ByType()]
+Dataset = Annotated[
+    CocoDataset | VocDataset | ImageFolderDataset | FlatImagesDataset | Cifar10Dataset | OutsideDataset, ByType()
+]
 
 
 class ResizeShortest(Settings):
@@ -127,6 +158,13 @@ Transform = Annotated[
     | RandomCrop
     | CenterCrop
     | RandomResizedCrop
+    | RandomResizeShortest
+    | PadAndCrop
+    | PcaLighting
+    | ColorJitter
+    | TrivialAugment
+    | RandAugment
+    | RandomErasing
     | Albumentation,
     ByType(),
 ]

@@ -4,14 +4,15 @@ The paths are packed into one byte array, so that worker processes share them (I
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from detres.data.annotations import DatasetError, PackedStrings
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+from detres.data.folder_scan import ScanProgress, has_images, images_below, listed
+from detres.data.image_io import read_image
+from detres.data.image_sources import IMAGE_SUFFIXES
 
 
 class ImageFolderDataset:
@@ -27,20 +28,24 @@ class ImageFolderDataset:
         folders = _class_folders(self.root)
         self.class_names = tuple(folders) if class_names is None else tuple(class_names)
         if unknown := sorted(set(folders) - set(self.class_names)):
+            flat = "; images that lie together with a list of their classes are {type: flat_images}"
             raise DatasetError(
-                f"{self.root}: class folders {_listed(unknown)} are not among the expected classes "
-                f"{_listed(self.class_names)}; remove the folders, or add these classes to the training set"
+                f"{self.root}: class folders {listed(unknown)} are not among the expected classes "
+                f"{listed(self.class_names)}; remove the folders, or add these classes to the training set"
+                f"{flat if unknown == ['images'] else ''}"
             )
         files: list[str] = []
         counts: list[int] = []
+        progress = ScanProgress(self.root)
         for name in self.class_names:
-            found = sorted(_images_below(self.root / name)) if name in folders else []
-            files += [os.path.relpath(file, self.root) for file in found]
+            found = images_below(self.root / name, progress) if name in folders else []
+            files += [os.path.join(name, file) for file in found]
             counts.append(len(found))
+        progress.finish()
         empty = [name for name, count in zip(self.class_names, counts, strict=True) if not count and name in folders]
         if empty:
             raise DatasetError(
-                f"{self.root}: no images in class folder {_listed(empty)}; expected files ending in "
+                f"{self.root}: no images in class folder {listed(empty)}; expected files ending in "
                 f"{' '.join(IMAGE_SUFFIXES)}: add images or delete the folder"
             )
         self._files = PackedStrings(files)
@@ -57,6 +62,10 @@ class ImageFolderDataset:
         """The path of an image."""
         return str(self.root / self._files[index])
 
+    def read(self, index: int) -> np.ndarray:
+        """The pixels of an image, (H, W, 3) uint8 RGB; ImageError when the file cannot be used."""
+        return read_image(self.file(index))
+
     def label(self, index: int) -> int:
         """The label 0 ... K-1 of an image."""
         return int(self._labels[index])
@@ -67,21 +76,11 @@ def _class_folders(root: Path) -> list[str]:
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder; expected one folder of images per class below it")
     names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    if not names and has_images(root):
+        raise DatasetError(
+            f"{root}: expected one folder of images per class (root/<class>/<image>), found images without class "
+            "folders; for those name the file that lists their classes: {type: flat_images, root: ..., labels: ...}"
+        )
     if not names:
-        found = "images without class folders" if next(_images_below(root), None) else "nothing of the kind"
-        raise DatasetError(f"{root}: expected one folder of images per class (root/<class>/<image>), found {found}")
+        raise DatasetError(f"{root}: expected one folder of images per class (root/<class>/<image>), found none")
     return names
-
-
-def _images_below(folder: Path) -> Iterator[str]:
-    """The image files in a folder and its subfolders."""
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                yield os.path.join(parent, name)
-
-
-def _listed(names: Sequence[str]) -> str:
-    """The first few names, quoted."""
-    return ", ".join(repr(name) for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

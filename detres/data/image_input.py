@@ -56,7 +56,7 @@ def _tensor_to_array(image: Tensor) -> np.ndarray:
         if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # false for NaN, too
             raise ValueError(
                 f"a float image tensor must lie in 0..1, found {low:g}..{high:g}; "
-                "give 0..255 as uint8, and do not normalise: the detector does it"
+                "give 0..255 as uint8, and do not normalise: the model does it"
             )
         image = (image.float() * 255).round().clamp(0, 255).to(torch.uint8)
     if image.dtype != torch.uint8:

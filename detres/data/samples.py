@@ -69,7 +69,10 @@ class ClassificationDataset(Protocol):
         """The data set's own id of an image."""
 
     def file(self, index: int) -> str:
-        """The path of an image."""
+        """The path of an image, or what else tells a person which one it is."""
+
+    def read(self, index: int) -> np.ndarray:
+        """An image as (H, W, 3) uint8 RGB; ImageError when it cannot be read."""
 
     def label(self, index: int) -> int:
         """The class of an image, 0 ... K-1."""
@@ -150,7 +153,7 @@ class TransformedClassificationDataset:
         return len(self.dataset)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        index, image, skipped = _read(self._read_image, key, len(self), self._seed, self._attempts)
+        index, image, skipped = _read(self.dataset.read, key, len(self), self._seed, self._attempts)
         nothing = np.zeros(0)
         seed = derive_seed(self._seed, key.epoch, key.position, _TRANSFORMS)
         made = self._transforms(image, nothing, nothing, nothing, seed)
@@ -167,9 +170,6 @@ class TransformedClassificationDataset:
     def collate(self, samples: Sequence[Sample], size_divisibility: int) -> Batch:
         """A batch with labels (N,) int64 as targets."""
         return _make_batch(samples, torch.stack([sample.labels for sample in samples]), size_divisibility)
-
-    def _read_image(self, index: int) -> np.ndarray:
-        return read_image(self.dataset.file(index))
 
 
 def _attempts(on_bad_image: str) -> int:

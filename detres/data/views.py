@@ -1,4 +1,4 @@
-"""Views of a detection data set: some of its images, or its labels in another order."""
+"""Views of a data set: some of its images, or its labels in another order."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from detres.data.annotations import Annotations, DatasetError, DetectionDataset, drop_messages
+from detres.data.samples import ClassificationDataset
 
 
 class SubsetDataset:
@@ -49,6 +50,33 @@ class SubsetDataset:
             "images": [image for image in truth["images"] if image["id"] in kept],
             "annotations": [entry for entry in truth["annotations"] if entry["image_id"] in kept],
         }
+
+
+class ClassificationSubset:
+    """The same for a classification data set."""
+
+    def __init__(self, dataset: ClassificationDataset, indices: Sequence[int] | np.ndarray) -> None:
+        self._dataset, self._indices = dataset, np.asarray(indices, dtype=np.int64)
+        self.class_names = dataset.class_names
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def image_id(self, index: int) -> int | str:
+        """The data set's own id of an image."""
+        return self._dataset.image_id(int(self._indices[index]))
+
+    def file(self, index: int) -> str:
+        """The path of an image, or what else tells a person which one it is."""
+        return self._dataset.file(int(self._indices[index]))
+
+    def read(self, index: int) -> np.ndarray:
+        """An image as (H, W, 3) uint8 RGB; ImageError when it cannot be read."""
+        return self._dataset.read(int(self._indices[index]))
+
+    def label(self, index: int) -> int:
+        """The class of an image."""
+        return self._dataset.label(int(self._indices[index]))
 
 
 class RelabelledDataset:

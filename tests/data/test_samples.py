@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from detres.data.coco import CocoDataset
-from detres.data.image_io import ImageError
+from detres.data.image_io import ImageError, read_image
 from detres.data.samples import SampleKey, TransformedClassificationDataset, TransformedDetectionDataset
 from detres.data.transforms import DetectionTransforms
 from detres.structures import GroundTruth
@@ -31,6 +31,9 @@ class _Labelled:
 
     def __len__(self) -> int:
         return self._count
+
+    def read(self, index: int) -> np.ndarray:
+        return read_image(self.file(index))
 
     def label(self, index: int) -> int:
         return index % 2

@@ -100,6 +100,8 @@ def test_flip_is_its_own_inverse() -> None:
     image, boxes = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8), [[1, 2, 5, 8]]
     assert _run([FLIP], image, boxes).boxes_xyxy.tolist() == [[7, 2, 11, 8]]
     assert (_run([FLIP, FLIP], image, boxes).image == image).all()
+    view = image[2:7, 3:10]
+    assert (_run([FLIP], view, []).image == view[:, ::-1]).all()
 
 
 def test_clipped_and_dropped() -> None:
