@@ -30,7 +30,7 @@ class ResNet(nn.Module):
 
     depth                18, 34, 50, 101 or 152
     shortcut             "A": no parameters, "B": projections where the shape changes, "C": projections everywhere,
-                         "none": no shortcuts, the plain net
+                         "none": no shortcuts, the plain net, "highway": B, weighted against the branch by a gate
     stride_in_1x1        bottlenecks stride in their first 1x1 convolution (the paper, MSRA), not in the 3x3
     groups               of the 3x3 convolutions (ResNeXt: 32)
     width_per_group      64 is the plain width (ResNeXt-50 32x4d: 4; wide ResNet-50-2: 128)
@@ -40,6 +40,7 @@ class ResNet(nn.Module):
     zero_init_last_norm  every residual branch starts at zero (arXiv 1706.02677, section 5.1)
     frozen_stages        1: the stem does not learn, 2: nor does conv2_x, ... 5: nothing does
     dilated_c5           conv5_x keeps stride 16 and dilates all its 3x3 convolutions by 2 (DC5)
+    checkpoint_activations  in training, compute most maps again in the backward pass instead of keeping them (Stage)
     out_features         which of c2 ... c5 to return; stages after the last one are not made
 
     Raises ValueError for values that are unknown or contradict each other.
@@ -60,12 +61,14 @@ class ResNet(nn.Module):
         zero_init_last_norm: bool = False,
         frozen_stages: int = 0,
         dilated_c5: bool = False,
+        checkpoint_activations: bool = False,
         out_features: Sequence[str] = FEATURES,
     ) -> None:
         super().__init__()
         style = BlockStyle(
-            shortcut, stride_in_1x1, groups, width_per_group, avg_pool_shortcut, norm, norm_eps, zero_init_last_norm
-        ).check()
+            shortcut, stride_in_1x1, groups, width_per_group, avg_pool_shortcut, norm, norm_eps, zero_init_last_norm,
+            checkpoint_activations,
+        ).check()  # fmt: skip
         check_frozen_stages(frozen_stages)
         out_features = check_out_features(out_features, FEATURES)
         self.conv1 = _make_stem(deep_stem, style)
@@ -141,7 +144,7 @@ def _make_stage(number: int, depth: int, style: BlockStyle, frozen_stages: int, 
     blocks = [block(in_channels, width, stride, dilation, style)]
     while len(blocks) < num_blocks[number - 2]:
         blocks.append(block(blocks[-1].out_channels, width, 1, dilation, style))
-    stage = Stage(*blocks, frozen=frozen_stages >= number)
+    stage = Stage(*blocks, frozen=frozen_stages >= number, checkpoint_activations=style.checkpoint_activations)
     init_he_normal(stage)
     return stage
 

@@ -56,12 +56,15 @@ class VGG(nn.Module):
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Normalised pixels (N, 3, H, W) -> the maps of `feature_specs`."""
-        x, maps, start = pixels, [], 0
-        for end in self._stage_ends:
-            x = self.features[start:end](x)
+        x, maps = pixels, []
+        for stage in self.stages():
+            x = stage(x)
             maps.append(x)
-            start = end
         return {name: x for name, x in zip(FEATURES, maps[1:], strict=False) if name in self.feature_specs}
+
+    def stages(self) -> list[nn.Sequential]:
+        """conv1_x and those after it, as far as they were made, each with the max-pool before it."""
+        return [self.features[start:end] for start, end in zip([0, *self._stage_ends], self._stage_ends, strict=False)]
 
     def train(self, mode: bool = True) -> "VGG":
         """nn.Module.train, but the norms of frozen stages stay in evaluation mode."""

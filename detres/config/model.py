@@ -1,11 +1,11 @@
-"""Settings of the networks: backbones, neck, anchors, RPN, RoI heads, classifier."""
+"""Settings of the networks on a backbone: neck, anchors, RPN, RoI heads, classifier."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from detres.config.errors import show_value
+from detres.config.backbones import Backbone, Norm, OutsideBackbone, ResNetSettings
 from detres.config.fields import (
     BelowOne,
     ByType,
@@ -17,72 +17,8 @@ from detres.config.fields import (
     Settings,
 )
 
-Norm = Literal["batch", "frozen_batch", "sync_batch", "group", "none"]
 LevelSizes = Annotated[list[PositiveFloat], Field(min_length=1)]
 BoxLoss = Literal["l1", "smooth_l1", "giou", "diou", "ciou"]
-
-
-class ResNetSettings(Settings):
-    """ResNet, ResNeXt, wide ResNet, plain net (detres.backbones.resnet.ResNet)."""
-
-    type: Literal["resnet"] = "resnet"
-    depth: Literal[18, 34, 50, 101, 152] = 50
-    shortcut: Literal["A", "B", "C", "none"] = "B"  # "none" is the plain net
-    stride_in_1x1: bool = False  # True: the paper and MSRA; False: torchvision
-    groups: PositiveInt = 1
-    width_per_group: PositiveInt = 64
-    deep_stem: bool = False  # the "D" variant's three 3x3 convs
-    avg_pool_shortcut: bool = False  # the "D" variant's downsampling
-    norm: Norm = "batch"
-    norm_eps: NonNegativeFloat = 1e-5  # torchvision's first COCO weights want 0
-    zero_init_last_norm: bool = False
-    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 0  # 1: stem, 2: stem and conv2_x, ...
-    dilated_c5: bool = False
-    out_features: list[Literal["c2", "c3", "c4", "c5"]] = ["c2", "c3", "c4", "c5"]
-    weights: str | None = None  # a detres checkpoint, a state dict in torchvision's names, or torchvision:NAME
-
-    def _mistakes(self) -> Iterator[tuple[str, str]]:
-        yield from _rising(self.out_features)
-        if self.depth in (18, 34):  # their blocks have no 1x1 convolutions and no groups
-            for key, plain in (("groups", 1), ("width_per_group", 64), ("stride_in_1x1", False)):
-                if (value := getattr(self, key)) != plain:
-                    text = f"expected {show_value(plain)} with depth {self.depth}, which has no bottleneck blocks"
-                    yield key, f"got {show_value(value)}, {text}"
-        if self.zero_init_last_norm and self.norm in ("frozen_batch", "none"):
-            text = f"got true, expected false with norm {self.norm}, which has no weight that could leave zero"
-            yield "zero_init_last_norm", text
-        elif self.zero_init_last_norm and self.shortcut == "none":
-            yield "zero_init_last_norm", "got true, expected false with shortcut none: a plain net would give zeros"
-
-
-class VGGSettings(Settings):
-    """VGG-16, the paper's baseline (detres.backbones.vgg.VGG)."""
-
-    type: Literal["vgg"]
-    depth: Literal[11, 13, 16, 19] = 16
-    norm: Norm = "none"
-    frozen_stages: Annotated[int, Field(ge=0, le=5)] = 0
-    out_features: list[Literal["c2", "c3", "c4", "c5"]] = ["c5"]
-    weights: str | None = None
-
-    def _mistakes(self) -> Iterator[tuple[str, str]]:
-        yield from _rising(self.out_features)
-
-
-def _rising(out_features: Sequence[str]) -> Iterator[tuple[str, str]]:
-    if not out_features or sorted(set(out_features)) != list(out_features):
-        yield "out_features", f"got {list(out_features)}, expected at least one of c2 to c5, each once, in order"
-
-
-class OutsideBackbone(Settings):
-    """A backbone of the user's: `type: my_package.module:Class`, built as Class(**args)."""
-
-    type: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
-    args: dict[str, object] = {}
-    weights: str | None = None
-
-
-Backbone = Annotated[ResNetSettings | VGGSettings | OutsideBackbone, ByType()]
 
 
 class FPNSettings(Settings):
@@ -103,6 +39,8 @@ class PixelSettings(Settings):
 
     mean: Annotated[list[float], Field(min_length=3, max_length=3)] = [123.675, 116.28, 103.53]
     std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = [58.395, 57.12, 57.375]
+    per_pixel_mean: PositiveInt | None = None  # side of the images whose mean, taken over the training set for each
+    # pixel on its own, is subtracted in place of `mean` (the paper); kept in the checkpoint
     channel_order: Literal["rgb", "bgr"] = "rgb"
     size_divisibility: NonNegativeInt = 32
 
@@ -264,12 +202,44 @@ class FasterRCNNSettings(Settings):
             yield "anchors.sizes", text
 
 
+class LinearHead(Settings):
+    """Global average pooling; the fully connected layer of the classes follows."""
+
+    type: Literal["linear"] = "linear"
+
+
+class VGGHead(Settings):
+    """VGG's: pooled to a small map, fully connected layers with dropout (detres.classifier.vgg_head.VGGHead)."""
+
+    type: Literal["fc"]
+    channels: PositiveInt = 4096
+    num_fcs: PositiveInt = 2
+    max_pool: bool = True  # 2x2, the last one of VGG, which the backbone leaves out
+    pool_size: PositiveInt = 7
+    dropout: BelowOne = 0.5
+
+
+class MixingSettings(Settings):
+    """Training on mixtures of two images (detres.classifier.mixing.Mixing); all must have one size."""
+
+    mixup: NonNegativeFloat = 0.2  # alpha of mixup; 0: off
+    cutmix: NonNegativeFloat = 1.0  # alpha of CutMix; 0: off
+    probability: Fraction = 1.0  # share of the images that are mixed
+    switch_probability: Fraction = 0.5  # share of these that get CutMix, where both are on
+
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        if self.mixup == 0 and self.cutmix == 0:
+            yield "mixup", "got 0 with cutmix 0, expected one of them above 0, or model.mixing null"
+
+
 class ClassifierSettings(Settings):
-    """A classifier: backbone, global average pooling, one fully connected layer."""
+    """A classifier: backbone, a head that pools, one fully connected layer."""
 
     type: Literal["classifier"]
     backbone: Backbone = ResNetSettings()
+    head: Annotated[LinearHead | VGGHead, ByType()] = LinearHead()
     pixels: PixelSettings = PixelSettings()
     label_smoothing: BelowOne = 0.0
     dropout: BelowOne = 0.0
+    mixing: MixingSettings | None = None
     weights: str | None = None

@@ -16,10 +16,14 @@ class PixelNormalizer(nn.Module):
 
     `mean` and `std` are on the 0..255 scale and in `channel_order`: "rgb" (torchvision, timm) or "bgr" (Caffe, MSRA,
     detectron2). `size_divisibility` is what the network's strides ask of a padded batch.
+
+    With `per_pixel_mean` = S, images of S x S pixels have `mean_image` subtracted, which `set_mean_image` provides and
+    checkpoints keep (ResNet paper, section 3.4); images of another size have its mean over all positions subtracted.
     """
 
     mean: Tensor
     std: Tensor
+    mean_image: Tensor | None
 
     def __init__(
         self,
@@ -27,22 +31,39 @@ class PixelNormalizer(nn.Module):
         std: Sequence[float] = (58.395, 57.12, 57.375),
         channel_order: str = "rgb",
         size_divisibility: int = 32,
+        per_pixel_mean: int | None = None,
     ) -> None:
         super().__init__()
         if channel_order not in ("rgb", "bgr"):
             raise ValueError(f"channel_order must be 'rgb' or 'bgr', got {channel_order!r}")
         self.channel_order = channel_order
         self.size_divisibility = size_divisibility
-        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, 3, 1, 1), persistent=False)
+        side = per_pixel_mean
+        everywhere = None if side is None else self.mean[0].repeat(1, side, side)
+        self.register_buffer("mean_image", everywhere)
+
+    def set_mean_image(self, mean_image: Tensor) -> None:
+        """Take over the mean (3, S, S) of all training images, RGB and 0..255."""
+        assert self.mean_image is not None, "made without per_pixel_mean"
+        self.mean_image.copy_(mean_image.flip(0) if self.channel_order == "bgr" else mean_image)
 
     def forward(self, images: ImageBatch) -> Tensor:
         """Normalised pixels (N, 3, H, W), float32, in `channel_order`."""
         pixels = images.pixels.to(self.mean.dtype)
         if self.channel_order == "bgr":
             pixels = pixels.flip(1)
-        pixels = (pixels - self.mean) / self.std
-        return pixels * self._inside(images)
+        normalised = pixels - self._mean_of(pixels)  # a tensor of our own: the rest happens in place, without copies
+        return normalised.div_(self.std).mul_(self._inside(images))
+
+    def _mean_of(self, pixels: Tensor) -> Tensor:
+        """What to subtract from pixels (N, 3, H, W)."""
+        if self.mean_image is None:
+            return self.mean
+        if pixels.shape[1:] == self.mean_image.shape:
+            return self.mean_image
+        return self.mean_image.mean(dim=(1, 2), keepdim=True)
 
     @staticmethod
     def _inside(images: ImageBatch) -> Tensor:

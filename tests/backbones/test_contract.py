@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from detres.backbones import FPN, VGG, Backbone, BackboneWithFPN, ResNet
+from detres.backbones import FPN, VGG, Backbone, BackboneWithFPN, CifarResNet, ResNet
 from detres.backbones import resnet as resnets
 
 
@@ -29,6 +29,9 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
     "shortcut_a_bottleneck": lambda: ResNet(50, shortcut="A"),
     "shortcut_c": lambda: ResNet(18, shortcut="C"),
     "plain": lambda: ResNet(34, shortcut="none"),
+    "highway": lambda: ResNet(18, shortcut="highway"),
+    "highway_bottleneck": lambda: ResNet(50, shortcut="highway", norm="frozen_batch"),
+    "checkpointed": lambda: ResNet(34, checkpoint_activations=True, frozen_stages=2),
     "stride_in_1x1": lambda: ResNet(50, stride_in_1x1=True, norm="frozen_batch"),
     "resnet50d": lambda: ResNet(50, deep_stem=True, avg_pool_shortcut=True),
     "group_norm": lambda: ResNet(50, norm="group"),
@@ -39,6 +42,9 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
     "c4": lambda: ResNet(50, out_features=["c4"]),
     "dilated_c5": lambda: ResNet(50, dilated_c5=True, out_features=["c5"]),
     "dilated_d": lambda: ResNet(50, dilated_c5=True, avg_pool_shortcut=True),
+    "cifar_resnet20": CifarResNet,
+    "cifar_plain": lambda: CifarResNet(14, shortcut="none", out_features=["c2"]),
+    "cifar_frozen": lambda: CifarResNet(32, frozen_stages=2, norm="group"),
     "vgg16": VGG,
     "vgg11_norm": lambda: VGG(11, norm="batch", frozen_stages=2, out_features=["c2", "c3", "c4", "c5"]),
     "vgg19_c4": lambda: VGG(19, norm="group", frozen_stages=1, out_features=["c4"]),

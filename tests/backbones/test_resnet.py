@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detres.backbones import ResNet, conv5_stage
 from detres.backbones import resnet as resnets
-from detres.backbones.blocks import BasicBlock, BlockStyle, PaddedIdentity
+from detres.backbones.blocks import BasicBlock, BlockStyle, Bottleneck, PaddedIdentity
 
 TORCHVISION_NAMES = [
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
@@ -150,7 +150,7 @@ def test_shortcuts_have_the_parameters_of_the_paper() -> None:
         return [name for name, p in model.named_parameters() if "downsample" in name and p.dim() == 4]
 
     assert projections("A") == projections("none") == []
-    assert projections("B") == [f"layer{i}.0.downsample.0.weight" for i in (2, 3, 4)]
+    assert projections("B") == projections("highway") == [f"layer{i}.0.downsample.0.weight" for i in (2, 3, 4)]
     assert projections("C") == [f"layer{i}.{j}.downsample.0.weight" for i in (1, 2, 3, 4) for j in (0, 1)]
 
 
@@ -174,6 +174,31 @@ def test_block_is_branch_plus_shortcut(shortcut: str) -> None:
         "none": lambda: torch.zeros_like(branch),
     }[shortcut]()
     torch.testing.assert_close(block(x), (branch + expected).relu())
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_highway_block_weighs_branch_against_shortcut(block: Any, stride: int) -> None:
+    channels = 8 * block.expansion
+    made = block(channels, 8, stride, 1, BlockStyle(shortcut="highway"))
+    x = torch.randn(2, channels, 5, 7)
+    branch = made.bn2(made.conv2(made.bn1(made.conv1(x)).relu()))
+    if block is Bottleneck:
+        branch = made.bn3(made.conv3(branch.relu()))
+    weight, bias = made.gate.weight, made.gate.bias
+    share = torch.sigmoid(F.conv2d(x, weight, bias, stride))
+    assert share.shape == branch.shape
+    shortcut = made.downsample(x)
+    assert isinstance(made.downsample, nn.Identity) == (stride == 1)
+    torch.testing.assert_close(made(x), (share * branch + (1 - share) * shortcut).relu())
+
+
+def test_highway_gates_begin_nearly_closed() -> None:
+    model = ResNet(50, shortcut="highway", out_features=["c3"])
+    gates = {name: p for name, p in model.named_parameters() if ".gate." in name}
+    assert len(gates) == 2 * (3 + 4)
+    assert all(torch.equal(p, torch.full_like(p, -2.0)) for name, p in gates.items() if name.endswith("bias"))
+    assert sum(p.numel() for p in gates.values()) == 64 * 256 + 2 * 256**2 + 256 * 512 + 3 * 512**2 + 3 * 256 + 4 * 512
 
 
 def test_zero_init_makes_every_block_the_identity() -> None:
@@ -240,7 +265,7 @@ def test_norm_eps_reaches_every_norm() -> None:
     ("options", "message"),
     [
         ({"depth": 20}, "depth: got 20, expected one of 18, 34, 50, 101, 152"),
-        ({"shortcut": "D"}, "shortcut: got 'D', expected one of A, B, C, none"),
+        ({"shortcut": "D"}, "shortcut: got 'D', expected one of A, B, C, none, highway"),
         ({"norm": "layer"}, "norm: got 'layer'"),
         ({"depth": 18, "groups": 32}, "belong to bottleneck blocks"),
         ({"depth": 34, "stride_in_1x1": True}, "belong to bottleneck blocks"),

@@ -28,6 +28,13 @@ def test_bgr_reverses_the_channels_before_the_mean() -> None:
     assert got[0, :, 0, 0].tolist() == [30.0, 20.0, 10.0]
 
 
+def test_the_batch_stays_as_it_was() -> None:
+    pixels = torch.full((1, 3, 2, 2), 7.0)  # float32 already: nothing is converted
+    images = ImageBatch.from_images(list(pixels), size_divisibility=1)
+    PixelNormalizer()(images)
+    assert (images.pixels == 7).all()
+
+
 def test_its_numbers_are_settings_not_weights() -> None:
     assert PixelNormalizer().state_dict() == {}
 
@@ -35,3 +42,20 @@ def test_its_numbers_are_settings_not_weights() -> None:
 def test_unknown_channel_order() -> None:
     with pytest.raises(ValueError, match="rgb"):
         PixelNormalizer(channel_order="yuv")
+
+
+def test_a_mean_for_every_pixel_is_part_of_the_state() -> None:
+    mean = torch.arange(12.0).reshape(3, 2, 2)
+    normalize = PixelNormalizer(std=(2, 2, 2), per_pixel_mean=2)
+    normalize.set_mean_image(mean)
+    again = PixelNormalizer(std=(2, 2, 2), per_pixel_mean=2)
+    again.load_state_dict(normalize.state_dict())
+    images = ImageBatch.from_images([torch.full((3, 2, 2), 20, dtype=torch.uint8)], size_divisibility=1)
+    torch.testing.assert_close(again(images)[0], (20 - mean) / 2)
+
+
+def test_images_of_another_size_get_the_mean_over_all_positions() -> None:
+    normalize = PixelNormalizer(std=(1, 1, 1), channel_order="bgr", per_pixel_mean=2)
+    normalize.set_mean_image(torch.arange(12.0).reshape(3, 2, 2))
+    images = ImageBatch.from_images([torch.full((3, 1, 3), 20, dtype=torch.uint8)], size_divisibility=1)
+    assert normalize(images)[0, :, 0, 1].tolist() == [10.5, 14.5, 18.5]  # blue first
