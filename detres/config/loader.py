@@ -48,9 +48,14 @@ def config_to_dict(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="python")
 
 
-def config_from_dict(settings: dict[str, Any], source: str = "the stored configuration") -> Config:
-    """The inverse of config_to_dict. Raises ConfigError that names `source`, for instance a checkpoint's path."""
-    return check(from_plain(settings, source))
+def config_from_dict(
+    settings: dict[str, Any], source: str = "the stored configuration", overrides: Sequence[str] = ()
+) -> Config:
+    """The inverse of config_to_dict; `overrides` as in load_config.
+
+    Raises ConfigError that names `source`, for instance a checkpoint's path.
+    """
+    return check(merge(from_plain(settings, source), parse_overrides(overrides)))
 
 
 def _origins(value: object, tree: Node, path: tuple[str | int, ...]) -> Iterator[tuple[str, str]]:

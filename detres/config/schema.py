@@ -5,7 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from detres.config.data import DataSettings, ImageFolderDataset, OutsideDataset
+from detres.config.classification_steps import UNFOLLOWED_BY_BOXES
+from detres.config.data import CLASSIFICATION_DATASETS, DataSettings, OutsideDataset
 from detres.config.fields import ByType, Settings
 from detres.config.model import ClassifierSettings, FasterRCNNSettings
 from detres.config.train import EvalSettings, TrainSettings
@@ -39,13 +40,24 @@ class Config(Settings):
             remedy = "; set train.val_loss to true to use it" if self.best_metric in losses else ""
             yield "train.best_metric", f"got {self.best_metric!r}, expected one of {', '.join(known)}{remedy}"
         classifies = isinstance(self.model, ClassifierSettings)
+        if self.train.warmup.until_error is not None and not classifies:
+            text = f"got {self.train.warmup.until_error}, expected null: a detector has no training error"
+            yield "train.warmup.until_error", text
+        for key in ("train_transforms", "eval_transforms") if not classifies else ():
+            for index, step in enumerate(getattr(self.data, key)):
+                if step.type in UNFOLLOWED_BY_BOXES:
+                    text = f"got {step.type!r}, expected a step that moves boxes too, such as type albumentations"
+                    yield f"data.{key}.{index}.type", text
         wanted = "classification" if classifies else "coco or voc"
         if classifies != (self.eval.metric == "classification"):
             yield "eval.metric", f"got {self.eval.metric!r}, expected {wanted} with model.type {self.model.type}"
+        if not classifies and self.eval.protocol.type != "center":
+            text = f"got {self.eval.protocol.type!r}, expected center: several views are for classifiers"
+            yield "eval.protocol.type", text
         named = {f"train.{index}": dataset for index, dataset in enumerate(self.data.train)}
         named |= {"val": self.data.val} | ({"test": self.data.test} if self.data.test is not None else {})
         for name, dataset in named.items():
-            if not isinstance(dataset, OutsideDataset) and classifies != isinstance(dataset, ImageFolderDataset):
-                kinds = "image_folder" if classifies else "coco or voc"
+            if not isinstance(dataset, OutsideDataset) and classifies != isinstance(dataset, CLASSIFICATION_DATASETS):
+                kinds = "image_folder, flat_images or cifar10" if classifies else "coco or voc"
                 text = f"got {dataset.type!r}, expected {kinds} (or module:Class) with model.type {self.model.type}"
                 yield f"data.{name}.type", text

@@ -93,11 +93,19 @@ class Constant(Settings):
 
 
 class Warmup(Settings):
-    """The first `steps` steps (of the reference batch) rise from lr times `factor` to lr."""
+    """The first `steps` steps (of the reference batch) rise from lr times `factor` to lr.
+
+    Or, with `until_error`: lr times `factor` until the training error (0..1) of a logged step is below it.
+    """
 
     steps: NonNegativeInt = 0
     factor: Fraction = 0.001
     shape: Literal["linear", "constant"] = "linear"
+    until_error: Fraction | None = None  # classifiers only
+
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        if self.until_error is not None and self.steps:
+            yield "until_error", f"got {self.until_error} beside steps {self.steps}, expected one of the two"
 
 
 class EmaSettings(Settings):
@@ -156,10 +164,42 @@ class TrainSettings(Settings):
             yield "schedule.milestones", text
 
 
+class CenterProtocol(Settings):
+    """One view of each image: what data.eval_transforms make of it."""
+
+    type: Literal["center"] = "center"
+
+
+class TenCropProtocol(Settings):
+    """Shorter side to `resize`, then the corners and the centre, `size` x `size`, and their mirror images."""
+
+    type: Literal["ten_crop"]
+    resize: PositiveInt = 256
+    size: PositiveInt = 224
+
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        if self.resize < self.size:
+            yield "resize", f"got {self.resize}, expected at least size ({self.size})"
+
+
+class MultiScaleProtocol(Settings):
+    """Whole images with the shorter side at each of `scales`, by option with their mirror images (ResNet, 3.4)."""
+
+    type: Literal["multi_scale"]
+    scales: Annotated[list[PositiveInt], Field(min_length=1)] = [224, 256, 384, 480, 640]
+    flip: bool = True
+
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        if len(set(self.scales)) < len(self.scales):
+            yield "scales", f"got {self.scales}, expected each scale once"
+
+
 class EvalSettings(Settings):
     """Evaluation."""
 
     metric: Literal["coco", "voc", "classification"] = "coco"
+    # Of classifiers. Probabilities are averaged over the views; all but center replace data.eval_transforms.
+    protocol: Annotated[CenterProtocol | TenCropProtocol | MultiScaleProtocol, ByType()] = CenterProtocol()
     batch_size: PositiveInt = 1
     max_detections: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)] = [1, 10, 100]
     voc_iou_thresholds: Annotated[list[Fraction], Field(min_length=1)] = [0.5]

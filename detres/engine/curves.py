@@ -29,7 +29,7 @@ def draw_curves(run: str | Path, output: str | Path | None = None) -> Path:
         3, 1, sharex=True, figsize=(9, 9), height_ratios=(3, 3, 1), layout="constrained"
     )
     _draw_losses(losses, train, val)
-    _draw_metrics(metrics, val)
+    _draw_metrics(metrics, train, val)
     _plot(rate, train, "lr", label="", color="tab:gray")
     rate.set(ylabel="learning rate", xlabel="step")
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
@@ -53,9 +53,11 @@ def _draw_losses(axes: Any, train: Sequence[dict[str, Any]], val: Sequence[dict[
     _legend(axes)
 
 
-def _draw_metrics(axes: Any, val: Sequence[dict[str, Any]]) -> None:
+def _draw_metrics(axes: Any, train: Sequence[dict[str, Any]], val: Sequence[dict[str, Any]]) -> None:
     """The few metrics that fit one look: without losses, recalls and those by object size."""
     names = _names(val, lambda name: not name.startswith(("val_", "AR", "loss")) and name not in _BY_SIZE)
+    accuracy = [{**row, "accuracy": 1 - row["error_top1"]} for row in train if "error_top1" in row]
+    _plot(axes, accuracy, "accuracy", label="top1 in training", color="tab:gray", linewidth=1.0)
     for name in names[:6]:
         _plot(axes, val, name, label=name, marker="o", markersize=3)
     axes.set(ylabel="metric", ylim=(0, None))

@@ -17,6 +17,16 @@ from detres.structures import Batch
 _FILES_NAMED = 8
 
 
+def is_loss(name: str) -> bool:
+    """Whether a value that a model returns in training is minimised; others, such as error_top1, are only logged."""
+    return name.startswith("loss")
+
+
+def total_loss(values: Mapping[str, Tensor]) -> Tensor:
+    """The sum of the losses among the values of a forward pass: () float32."""
+    return torch.stack([value.float() for name, value in values.items() if is_loss(name)]).sum()
+
+
 class NonFiniteLoss(ArithmeticError):
     """A loss or its gradient became NaN or infinite; the message names step, terms and images."""
 
@@ -42,6 +52,8 @@ class LossMonitor:
         self._check_gradients = check_gradients
         self._unchecked: list[_Step] = []
         self._checked: list[dict[str, float]] = []
+        self.latest: dict[str, float] = {}
+        """The values of the last step of which the means were taken."""
 
     def add(
         self, step: int, lr: float, batches: Sequence[Batch], losses: Sequence[Mapping[str, Tensor]], grad_norm: Tensor
@@ -67,12 +79,14 @@ class LossMonitor:
             if gradient_is_bad or not all(math.isfinite(value) for value in flat):
                 raise self._error(step, parts, grad_norm)
             means = {term: sum(part[term] for part in parts) / len(parts) for term in step.terms}
-            self._checked.append({"loss": sum(means.values()), **means, "grad_norm": grad_norm})
+            total = sum(value for term, value in means.items() if is_loss(term))
+            self._checked.append({"loss": total, **means, "grad_norm": grad_norm})
 
     def take_means(self) -> dict[str, float]:
         """Check, then return the mean of each value over the steps since the last call: loss, terms, grad_norm."""
         self.check()
         rows, self._checked = self._checked, []
+        self.latest = rows[-1] if rows else self.latest
         return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
 
     def _error(self, step: _Step, parts: list[dict[str, float]], grad_norm: float) -> NonFiniteLoss:

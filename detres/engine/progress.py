@@ -145,6 +145,8 @@ def describe(values: Mapping[str, float | None], brief: bool = False) -> str:
     speed = f"{_number(values.get('images_per_second'), 3)} images/s"
     epoch = f"epoch {values.get('epoch') or 0:.2f}"
     lr = f"lr {_number(values.get('lr'))}"
+    if "error_top1" in values:
+        loss += f"  error {_number(values['error_top1'], 3)}"
     return "  ".join([eta, speed, lr, loss] if brief else [epoch, loss, lr, speed, eta])
 
 

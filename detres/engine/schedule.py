@@ -6,7 +6,7 @@ update that makes step `step + 1`.
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -62,27 +62,50 @@ class Plateau:
         return True
 
 
+@dataclass
+class WarmUpUntil:
+    """A constant `factor` until the training error of a logged step is below `error` (ResNet paper, section 4.2)."""
+
+    error: float
+    factor: float
+    over: bool = False
+
+    def observe(self, values: Mapping[str, float]) -> None:
+        """Take note of the values of one training step; those without `error_top1` tell nothing."""
+        self.over = self.over or values.get("error_top1", 1.0) < self.error
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The factor of every step: `schedule(step)`."""
 
     factor: Callable[[int], float]
     plateau: Plateau | None = None
+    until: WarmUpUntil | None = None
 
     def __call__(self, step: int) -> float:
-        return self.factor(step) * (self.plateau.factor if self.plateau else 1.0)
+        warm_up = self.until.factor if self.until and not self.until.over else 1.0
+        return self.factor(step) * (self.plateau.factor if self.plateau else 1.0) * warm_up
 
     def observe(self, gained: bool) -> bool:
         """Tell the schedule of one evaluation; returns whether it lowered the learning rate."""
         return self.plateau is not None and self.plateau.observe(gained)
 
+    def observe_step(self, values: Mapping[str, float]) -> None:
+        """Tell the schedule the values of a logged training step, by name."""
+        if self.until is not None:
+            self.until.observe(values)
+
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must keep: nothing, but for the plateau schedule."""
-        return {"factor": self.plateau.factor, "waited": self.plateau.waited} if self.plateau else {}
+        """What a checkpoint must keep: nothing, but for the plateau schedule and a warm-up that waits for an error."""
+        state: dict[str, Any] = {"warmed_up": self.until.over} if self.until else {}
+        return state | ({"factor": self.plateau.factor, "waited": self.plateau.waited} if self.plateau else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`; a state of another kind of schedule is left aside."""
-        if self.plateau and state:
+        if self.until and "warmed_up" in state:
+            self.until.over = state["warmed_up"]
+        if self.plateau and "factor" in state:
             self.plateau.factor, self.plateau.waited = state["factor"], state["waited"]
 
 
@@ -98,8 +121,12 @@ def build_schedule(
     warmup_steps: int = 0,
     warmup_factor: float = 0.001,
     warmup_shape: Literal["linear", "constant"] = "linear",
+    warmup_until_error: float | None = None,
 ) -> Schedule:
     """The schedule of a run of `steps` steps; arguments that a type does not use are ignored.
+
+    With `warmup_until_error` the rate is `warmup_factor` of its own until the training error is below that, however
+    many steps it takes; `warmup_steps` must then be 0.
 
     Raises ValueError for an unknown type.
     """
@@ -115,7 +142,12 @@ def build_schedule(
     def factor(step: int) -> float:
         return with_warmup(plain[type], step, warmup_steps, warmup_factor, warmup_shape)
 
-    return Schedule(factor, Plateau(gamma, patience, min_factor) if type == "plateau" else None)
+    assert warmup_until_error is None or not warmup_steps, "a warm-up has one end"
+    return Schedule(
+        factor,
+        Plateau(gamma, patience, min_factor) if type == "plateau" else None,
+        None if warmup_until_error is None else WarmUpUntil(warmup_until_error, warmup_factor),
+    )
 
 
 @dataclass(frozen=True)

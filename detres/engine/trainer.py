@@ -16,7 +16,7 @@ from detres.engine.checkpoint import check_plain, load_checkpoint, load_model_st
 from detres.engine.ema import WeightAverage
 from detres.engine.interruption import Interrupted, Interruption
 from detres.engine.left_out import count_left_out, describe_left_out
-from detres.engine.loss_monitor import LossMonitor
+from detres.engine.loss_monitor import LossMonitor, total_loss
 from detres.engine.optimizer import load_optimizer_state, optimizer_state
 from detres.engine.precision import Precision
 from detres.engine.progress import Reporter, SilentReporter, describe_evaluation
@@ -29,7 +29,7 @@ from detres.structures.random import derive_seed
 
 
 class Trainer:
-    """Trains `model`: `model(images, targets)` returns named losses, whose sum is minimised.
+    """Trains `model`: `model(images, targets)` returns named values; the sum of those named loss... is minimised.
 
     `header` goes into every checkpoint: kind, config, class_names. `evaluate(model)` returns metrics,
     `validation_loss(model)` losses; both get the averaged weights where there are any.
@@ -96,7 +96,7 @@ class Trainer:
                     on_device = self._to_device(batch)
                     with self.precision.autocast():
                         losses.append(self._forward(on_device.images, on_device.targets))
-                        total = torch.stack([loss.float() for loss in losses[-1].values()]).sum()
+                        total = total_loss(losses[-1])
                     scaler.scale(total / len(batches)).backward()
                 scaler.unscale_(self.optimizer)
                 grad_norm = self._clip_gradients()
@@ -206,6 +206,7 @@ class Trainer:
     def _log(self, lr: float) -> None:
         step = self.progress.step
         values: Metrics = {**self._monitor.take_means(), "lr": lr, "epoch": step / self.loader.steps_per_epoch}
+        self.schedule.observe_step(self._monitor.latest)
         values |= (speed := self._speed.take())
         values |= self.precision.gradient_scale()
         left_out = {"skipped_images": self.progress.skipped_images, "dropped_boxes": self.progress.dropped_boxes}

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from detres.engine.loss_monitor import is_loss
 from detres.engine.precision import Precision, PrecisionName
 from detres.structures import Batch
 
@@ -37,4 +38,5 @@ def validation_losses(
     finally:
         model.train(was_training)
     means: dict[str, float | None] = {name: float(value) / count for name, value in sums.items()}
-    return {"loss": sum(v for v in means.values() if v is not None) if count else None, **means}
+    total = sum(value for name, value in means.items() if value is not None and is_loss(name))
+    return {"loss": total if count else None, **means}

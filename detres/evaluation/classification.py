@@ -1,10 +1,10 @@
-"""Top-1 and top-5 accuracy, cross-entropy, and a row per class.
+"""Top-1 and top-5 accuracy, cross-entropy, a row per class, and which classes are taken for which.
 
 Shapes: M images, K classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +19,11 @@ _MEANINGS = {
     "loss": "mean cross-entropy, in nats",
 }
 
+MAX_CONFUSION_CLASSES = 1000
+"""With more classes there is no confusion matrix: it would be larger than what it tells."""
+
+_MOST_CONFUSED = 10
+
 
 @dataclass(frozen=True)
 class ClassificationMetrics:
@@ -28,11 +33,33 @@ class ClassificationMetrics:
     reasons    name -> why, for every metric that is None
     per_class  one row per class: name, num_images, num_predicted, recall (its top-1 accuracy) and precision,
                None without images or predictions of the class
+    confusion  (K, K) int64: images of the class of the row that were taken for the class of the column; None without
+               images and with more than MAX_CONFUSION_CLASSES classes
     """
 
     metrics: dict[str, float | None]
     reasons: dict[str, str]
     per_class: list[dict[str, Any]]
+    confusion: Tensor | None = field(default=None, repr=False, compare=False)
+
+    def most_confused(self, count: int = _MOST_CONFUSED) -> list[dict[str, Any]]:
+        """The most frequent mistakes: class, what it was taken for, how often, and the share of the class's images."""
+        if self.confusion is None:
+            return []
+        mistakes = self.confusion.clone().fill_diagonal_(0).flatten()
+        found = mistakes.sort(descending=True, stable=True)
+        pairs = zip(found.values[:count].tolist(), found.indices[:count].tolist(), strict=True)
+        rows = self.per_class
+        return [
+            {
+                "name": rows[pair // len(rows)]["name"],
+                "taken_for": rows[pair % len(rows)]["name"],
+                "num_images": number,
+                "share": number / rows[pair // len(rows)]["num_images"],
+            }
+            for number, pair in pairs
+            if number
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain containers, for results.json."""
@@ -41,12 +68,18 @@ class ClassificationMetrics:
             "metrics": self.metrics,
             "reasons": self.reasons,
             "per_class": self.per_class,
+            "most_confused": self.most_confused(),
+            "confusion_matrix": None if self.confusion is None else self.confusion.tolist(),
         }
 
     def table(self, per_class: bool = True) -> str:
-        """The metrics, then a row per class (by option), as plain text."""
-        metrics = format_metrics(self.metrics, self.reasons, _MEANINGS)
-        return f"{metrics}\n\n{format_rows(self.per_class)}" if per_class and self.per_class else metrics
+        """The metrics, then (by option) a row per class and the most frequent mistakes, as plain text."""
+        parts = [format_metrics(self.metrics, self.reasons, _MEANINGS)]
+        if per_class and self.per_class:
+            parts.append(format_rows(self.per_class))
+        if per_class and (confused := self.most_confused()):
+            parts.append(f"the most frequent mistakes:\n{format_rows(confused)}")
+        return "\n\n".join(parts)
 
 
 def evaluate_classification(logits: Tensor, labels: Tensor, class_names: Sequence[str] = ()) -> ClassificationMetrics:
@@ -69,7 +102,12 @@ def evaluate_classification(logits: Tensor, labels: Tensor, class_names: Sequenc
     if num_classes <= 5:
         metrics["top5"], reasons["top5"] = None, f"with {num_classes} classes the five best-scored are all of them"
     names = class_names or [f"class {label}" for label in range(num_classes)]
-    return ClassificationMetrics(metrics, reasons, _per_class(logits.argmax(dim=1), rank == 0, labels, names))
+    predicted = logits.argmax(dim=1)
+    confusion = None
+    if num_classes <= MAX_CONFUSION_CLASSES:
+        pairs = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+        confusion = pairs.reshape(num_classes, num_classes)
+    return ClassificationMetrics(metrics, reasons, _per_class(predicted, rank == 0, labels, names), confusion)
 
 
 def _check(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> None:

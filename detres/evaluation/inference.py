@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,19 @@ from torch import Tensor, nn
 from detres.structures import Batch, Detections
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class ImageScores(NamedTuple):
+    """What classify_all returns: all on the CPU, one row for each of M images that could be read.
+
+    logits  (M, K) float32: logits or log-probabilities
+    labels  (M,) int64, the true classes
+    rows    (M,) int64, the place of each image in the loader's order
+    """
+
+    logits: Tensor
+    labels: Tensor
+    rows: Tensor
 
 
 def predict_all(
@@ -61,13 +74,14 @@ def classify_all(
     precision: str = "float32",
     progress: Callable[[int], None] | None = None,
     image_ids: Sequence[Any] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Logits (M, K) float32 and labels (M,) int64 on the CPU, in the loader's order; (0, 0) and (0,) without images.
+) -> ImageScores:
+    """Scores and labels in the loader's order; logits are (0, 0) without images.
 
     `model` has `predict(ImageBatch) -> Tensor (N, K)`. `precision` and `progress` as in `predict_all`; so is
     `image_ids`, but an image that could not be read is left out: it has no scores.
     """
-    logits, labels, done = [torch.zeros(0, 0)], [torch.zeros(0, dtype=torch.int64)], 0
+    logits, done = [torch.zeros(0, 0)], 0
+    labels, rows = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, dtype=torch.int64)]
     with _evaluating(model), _autocast(device, precision):
         for batch in loader:
             assert isinstance(batch.targets, Tensor), "classification batches carry a tensor of labels"
@@ -75,10 +89,11 @@ def classify_all(
             came = torch.tensor(_came(batch, image_ids, done, "they do not count"))
             logits.append(output.float().cpu()[came])
             labels.append(batch.targets.cpu()[came])
+            rows.append(torch.arange(done, done + len(batch))[came])
             done += len(batch)
             if progress is not None:
                 progress(done)
-    return torch.cat(logits[1:] or logits), torch.cat(labels)
+    return ImageScores(torch.cat(logits[1:] or logits), torch.cat(labels), torch.cat(rows))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: precision-recall curves, AP of every class, predictions beside the ground truth."""
+"""Pictures of an evaluation: curves and APs, predictions beside the ground truth; confusion matrix and mistakes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +17,7 @@ from detres.structures.boxes import scale_boxes
 from detres.structures.drawing import class_color, draw_boxes, font, printable, to_pil
 
 _MOST_IN_LEGEND = 12
+_MOST_NAMED_CLASSES, _MOST_COUNTED_CLASSES = 50, 20  # in a confusion matrix
 _HEADING = 22  # pixels above a picture of the grid
 _RECALL = np.linspace(0, 1, 101)
 
@@ -29,6 +30,15 @@ class Comparison(NamedTuple):
     true_labels: Tensor
     detections: Detections
     title: str = ""
+
+
+class Mistake(NamedTuple):
+    """An image that was taken for another class, with the probability that this class was given."""
+
+    image: Any  # as for Comparison
+    true_name: str
+    predicted_name: str
+    probability: float
 
 
 def plot_precision_recall(curves: Sequence[PrecisionRecall], path: str | Path) -> None:
@@ -110,6 +120,67 @@ def save_comparison_grid(
         top += height + gap
     with atomic_path(path) as temporary:
         sheet.save(temporary)
+
+
+def plot_confusion(confusion: Tensor, class_names: Sequence[str], path: str | Path) -> None:
+    """A heat map of a confusion matrix (K, K), rows the true classes, colours the share of each row.
+
+    Up to fifty classes are named, and up to twenty have their numbers of images written in. Without images it says so.
+    """
+    count = len(confusion)
+    side = min(16.0, 4.0 + 0.22 * min(count, 50))
+    figure = _figure((side + 1, side))
+    if not int(confusion.sum()):
+        _say(figure, "there are no images")
+        return _save(figure, path)
+    axes = figure.add_subplot()
+    shares = (confusion / confusion.sum(dim=1, keepdim=True).clamp(min=1)).numpy()
+    shown = axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", interpolation="antialiased")
+    figure.colorbar(shown, ax=axes, label="share of the images of the true class", shrink=0.8)
+    axes.set(xlabel="predicted class", ylabel="true class", title=f"{int(confusion.sum())} images")
+    if count <= _MOST_NAMED_CLASSES:
+        names = [_plain(name) for name in class_names]
+        axes.set_xticks(range(count), names, rotation=90, fontsize=8)
+        axes.set_yticks(range(count), names, fontsize=8)
+    if count <= _MOST_COUNTED_CLASSES:
+        for row, column in confusion.nonzero().tolist():
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, int(confusion[row, column]), ha="center", va="center", fontsize=7, color=color)
+    _save(figure, path)
+
+
+def save_mistakes_grid(
+    mistakes: Sequence[Mistake], path: str | Path, *, num_images: int, columns: int = 6, cell: int = 180
+) -> None:
+    """Wrongly classified images below their true and predicted class; `num_images` were classified altogether.
+
+    Each picture is scaled to fit `cell` x `cell` pixels. Without mistakes there is a line that says so.
+    """
+    cells = [_mistake(mistake, cell) for mistake in mistakes]
+    columns, gap = max(1, min(columns, len(cells))), 8
+    size_wh = cell + gap, cell + 2 * _HEADING + gap
+    rows = max(1, -(-len(cells) // columns))
+    sheet = Image.new("RGB", (max(columns, 2) * size_wh[0] + gap, rows * size_wh[1] + gap), "white")
+    if not cells:
+        ImageDraw.Draw(sheet).text((gap, gap), f"no mistakes in {num_images} images", fill="black", font=font(14))
+    for number, picture in enumerate(cells):
+        sheet.paste(picture, (gap + number % columns * size_wh[0], gap + number // columns * size_wh[1]))
+    with atomic_path(path) as temporary:
+        sheet.save(temporary)
+
+
+def _mistake(mistake: Mistake, cell: int) -> Image.Image:
+    """One picture below two lines of text."""
+    sheet = Image.new("RGB", (cell, cell + 2 * _HEADING), "white")
+    pen = ImageDraw.Draw(sheet)
+    pen.text((0, 2), printable(f"true: {mistake.true_name}"), fill="black", font=font(13))
+    found = f"found: {mistake.probability:.2f} {mistake.predicted_name}"  # the cell may cut off a long name
+    pen.text((0, 2 + _HEADING), printable(found), fill=(190, 0, 0), font=font(13))
+    picture = to_pil(mistake.image)
+    scale = cell / max(picture.size)
+    size_wh = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    sheet.paste(picture.resize(size_wh, Image.Resampling.LANCZOS), (0, 2 * _HEADING))
+    return sheet
 
 
 def _pair(comparison: Comparison, class_names: tuple[str, ...], cell: int, score_threshold: float) -> Image.Image:

@@ -5,6 +5,7 @@ All are written to a temporary file first: a file that is there is whole.
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from detres.structures.atomic_file import atomic_path
 from detres.structures.boxes import xywh_to_xyxy
 
 _KEYS = ("image_id", "category_id", "bbox", "score")
+_ONE_INTEGER_A_LINE = re.compile(r"\[\n\s*(-?\d+(?:,\n\s*-?\d+)*)\n\s*\]")  # no string holds a bare line break
 
 
 def coco_results(
@@ -154,13 +156,15 @@ def write_voc_comp4(
 def write_results_json(path: str | Path, results: Mapping[str, Any]) -> None:
     """Write numbers at full precision as JSON; what could not be computed is null, its reason stands beside it.
 
-    `results` is for instance `DetectionMetrics.to_dict()`, with any further plain entries. Raises ValueError for NaN
-    and infinite values: a metric that does not exist must be None with a reason.
+    `results` is for instance `DetectionMetrics.to_dict()`, with any further plain entries; a list of integers (a row
+    of a matrix) stands on one line. Raises ValueError for NaN and infinite values: a metric that does not exist must
+    be None with a reason.
     """
     try:
         text = json.dumps(results, indent=2, allow_nan=False, ensure_ascii=False)
     except ValueError as error:
         raise ValueError(f"{path}: a result is NaN or infinite; write None and the reason instead") from error
+    text = _ONE_INTEGER_A_LINE.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 

@@ -1,8 +1,10 @@
 """The evaluation job: a model over a data set, its metrics, and the files that tell of them."""
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,10 +16,11 @@ from detres.api import choose_device
 from detres.config import Config
 from detres.data.annotations import DetectionDataset
 from detres.data.image_io import ImageError, read_image
+from detres.data.samples import ClassificationDataset
 from detres.engine.progress import build_reporter
 from detres.evaluation.classification import ClassificationMetrics, evaluate_classification
 from detres.evaluation.coco import evaluate_coco
-from detres.evaluation.inference import classify_all, predict_all
+from detres.evaluation.inference import ImageScores, classify_all, predict_all
 from detres.evaluation.metrics import DetectionMetrics
 from detres.evaluation.report import Comparison, plot_class_ap, plot_precision_recall, save_comparison_grid
 from detres.evaluation.results import (
@@ -29,29 +32,36 @@ from detres.evaluation.results import (
     write_voc_comp4,
 )
 from detres.evaluation.voc import evaluate_voc
+from detres.jobs.classification_files import write_classification
+from detres.jobs.eval_weights import load_networks
+from detres.jobs.protocols import protocol_loaders, with_protocol
 from detres.structures import Detections
 from detres.structures.atomic_file import require_writable
-from detres.weights.load import is_counter, load_weights
-from detres.weights.report import WeightsError
-from detres.weights.sources import read_state_dict
 
 NUM_PICTURES = 12
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics, and for a detector what it found in each image of the set."""
+    """Metrics, and what a detector found in each image of the set, or how a classifier scored it."""
 
     metrics: DetectionMetrics | ClassificationMetrics
     detections: list[Detections]
+    scores: ImageScores | None = None
 
 
 class Evaluator:
-    """Judges models on one data set, as often as wanted; call it with a model."""
+    """Judges models on one data set, as often as wanted; call it with a model.
+
+    loader    the images as data.eval_transforms make them
+    passes    how often a call goes through the set: once for each size at which eval.protocol sees it
+    """
 
     def __init__(self, config: Config, dataset: build.AnyDataset, device: torch.device) -> None:
         self.config, self.dataset, self.device = config, dataset, device
         self.loader = build.build_eval_loader(config, dataset)
+        self._protocol_loaders = protocol_loaders(config, dataset)
+        self.passes = len(self._protocol_loaders)
 
     def __call__(self, model: nn.Module, progress: Callable[[int], None] | None = None) -> Evaluation:
         """Run the model over all images and compute the metric of `eval.metric`."""
@@ -62,10 +72,22 @@ class Evaluator:
             "image_ids": image_ids(self.dataset),  # so that images that are skipped by option are not taken for others
         }
         if self.config.eval.metric == "classification":
-            logits, labels = classify_all(model, self.loader, **options)
-            return Evaluation(evaluate_classification(logits, labels, self.dataset.class_names), [])
+            scores = self._classify(model, options)
+            metrics = evaluate_classification(scores.logits, scores.labels, self.dataset.class_names)
+            return Evaluation(metrics, [], scores)
         detections = predict_all(model, self.loader, class_names=self.dataset.class_names, **options)
         return Evaluation(self.judge(detections), detections)
+
+    def _classify(self, model: nn.Module, options: dict[str, Any]) -> ImageScores:
+        """Logits; of several views, the logarithms of their mean probabilities."""
+        scorer, progress = with_protocol(model, self.config), options.pop("progress")
+
+        def scores_of(number: int) -> ImageScores:
+            shown = None if progress is None else partial(_advance, progress, number * len(self.dataset))
+            return classify_all(scorer, self._protocol_loaders[number], progress=shown, **options)
+
+        total = reduce(_sum_of_probabilities, map(scores_of, range(self.passes)))  # two passes in memory, not all
+        return total._replace(logits=total.logits - math.log(self.passes))
 
     def judge(self, detections: Sequence[Detections]) -> DetectionMetrics:
         """The metrics of detections, one entry per image of the set."""
@@ -82,16 +104,33 @@ class Evaluator:
         return evaluate_coco(truth, rows, max_detections=self.config.eval.max_detections)
 
 
+def _advance(progress: Callable[[int], None], before: int, done: int) -> None:
+    progress(before + done)
+
+
+def _sum_of_probabilities(one: ImageScores, other: ImageScores) -> ImageScores:
+    """Log-probabilities of the same images in two passes, added up as probabilities."""
+    assert torch.equal(one.rows, other.rows), "every pass sees the same images"
+    return one._replace(logits=torch.logaddexp(one.logits, other.logits))
+
+
 def image_ids(dataset: build.AnyDataset) -> list[Any]:
     """The data set's own id of every image, in order."""
     return [dataset.image_id(i) for i in range(len(dataset))]
 
 
 def evaluate(
-    config: Config, *, weights: str | None = None, detections: str | None = None, split: str = "val", output: Path
+    config: Config,
+    *,
+    weights: str | Sequence[str] = (),
+    detections: str | None = None,
+    split: str = "val",
+    output: Path,
+    trust_code: bool = False,
 ) -> tuple[Evaluation, list[Path]]:
-    """Evaluate `weights`, or an existing COCO results file `detections`, on a split.
+    """Evaluate `weights` (several files: classifiers, as an ensemble), or a COCO results file `detections`, on a split.
 
+    `trust_code`: whether checkpoints of an ensemble may name backbone classes to be imported.
     Returns the evaluation and the files written into the folder `output`.
     Raises ValueError (or a kind of it) that names the file when weights, results or data do not fit.
     """
@@ -106,10 +145,11 @@ def evaluate(
         metrics = evaluator.judge(found) if config.eval.metric == "voc" else evaluator.judge_rows(rows)
         evaluation = Evaluation(metrics, found)
     else:
-        assert weights is not None, "evaluate needs weights or detections"
-        model, class_names = _load_model(config, weights, split)
+        assert weights, "evaluate needs weights or detections"
+        files = [weights] if isinstance(weights, str) else list(weights)
+        model, class_names = load_networks(config, files, split, trust_code=trust_code)
         evaluator = Evaluator(config, build.build_eval_dataset(config, class_names, split), device)
-        with build_reporter(len(evaluator.dataset)) as reporter:
+        with build_reporter(len(evaluator.dataset) * evaluator.passes) as reporter:
             evaluation = evaluator(model.to(device), reporter.advance)
     absent = detections is not None  # a results file can be judged where the images are not
     return evaluation, write_evaluation(evaluation, evaluator, output, split, images_may_be_absent=absent)
@@ -123,43 +163,22 @@ def _evaluator_alone(config: Config, split: str, device: torch.device) -> Evalua
     return Evaluator(config, build.build_dataset(settings, config.data.on_bad_box), device)
 
 
-def _load_model(config: Config, weights: str, split: str) -> tuple[nn.Module, tuple[str, ...]]:
-    """The config's model with the tensors of `weights`, whose class names count where the file has any."""
-    found = read_state_dict(weights)
-    names = found.class_names
-    if not names:
-        settings = config.data.val if split == "val" or config.data.test is None else config.data.test
-        names = build.build_dataset(settings, config.data.on_bad_box).class_names
-    model = build.build_model(config, len(names))
-    report = load_weights(
-        model,
-        found.state_dict,
-        class_names=names,
-        source_class_names=found.class_names,
-        source_background=found.background,
-        source=found.source,
-    )
-    own = model.state_dict()
-    if unfilled := [key for key in report.keys("missing", "skipped") if key in own and not is_counter(key)]:
-        raise WeightsError(
-            f"{weights}: does not fill {len(unfilled)} tensors of the model ({', '.join(unfilled[:4])}), which has "
-            f"{len(names)} classes; evaluating it would judge random numbers. Use weights trained for these classes"
-        )
-    return model, names
-
-
 def write_evaluation(
     evaluation: Evaluation, evaluator: Evaluator, folder: Path, split: str, *, images_may_be_absent: bool = False
 ) -> list[Path]:
-    """results.json, and of a detector its detections (VOC: as comp4 too), curves and pictures; returns the paths.
+    """results.json, detections (VOC: as comp4 too) or predictions, curves and pictures; returns the paths.
 
     `images_may_be_absent`: the pictures are then of the images whose files are there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_results_json(folder / "results.json", evaluation.metrics.to_dict())
+    classifies, protocol = isinstance(evaluation.metrics, ClassificationMetrics), evaluator.config.eval.protocol
+    views = {"protocol": protocol.model_dump()} if classifies else {}
+    write_results_json(folder / "results.json", {**evaluation.metrics.to_dict(), **views})
     written = [folder / "results.json"]
     if isinstance(evaluation.metrics, ClassificationMetrics):
-        return written
+        assert evaluation.scores is not None, "a classifier's evaluation keeps its scores"
+        labelled = cast(ClassificationDataset, evaluator.dataset)
+        return [*written, *write_classification(evaluation.metrics, evaluation.scores, labelled, folder)]
     dataset, found = cast(DetectionDataset, evaluator.dataset), evaluation.detections
     write_coco_results(folder / "detections.json", found, image_ids(dataset), dataset.category_ids)
     if evaluator.config.eval.metric == "voc":

@@ -13,6 +13,7 @@ from detres.api import choose_device
 from detres.config import Config, LoadedConfig, config_to_dict, format_resolved
 from detres.config.model import ClassifierSettings
 from detres.data.annotations import DetectionDataset, drop_messages
+from detres.data.mean_image import mean_image
 from detres.engine.curves import draw_curves
 from detres.engine.optimizer import build_optimizer
 from detres.engine.progress import build_reporter
@@ -72,10 +73,19 @@ def _prepare(loaded: LoadedConfig, run: RunDirectory, resume: bool) -> tuple[Tra
     if not (resume and run.last.exists()):
         for report in build.load_initial_weights(model, config, train_set.class_names):
             show(report.table())
+        if config.model.pixels.per_pixel_mean is not None:
+            _take_mean_image(model, config, train_set, config.model.pixels.per_pixel_mean)
     trainer, evaluator = _build_trainer(config, run, model, train_set, val_set, device)
     if resume:
         trainer.resume()
     return trainer, evaluator
+
+
+def _take_mean_image(model: Any, config: Config, train_set: build.AnyDataset, side: int) -> None:
+    """Give the model the mean of the training images, transformed as for evaluation."""
+    show(f"model.pixels.per_pixel_mean: taking the mean of {len(train_set)} training images")
+    with build_reporter(len(train_set)) as reporter:
+        model.pixels.set_mean_image(mean_image(build.build_eval_loader(config, train_set), side, reporter.advance))
 
 
 def _describe(name: str, dataset: build.AnyDataset) -> None:
@@ -109,6 +119,7 @@ def _build_trainer(
             warmup_steps=scaled.warmup_steps,
             warmup_factor=settings.warmup.factor,
             warmup_shape=settings.warmup.shape,
+            warmup_until_error=settings.warmup.until_error,
             **schedule,
         ),
         loader,

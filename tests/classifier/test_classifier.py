@@ -64,7 +64,8 @@ def test_loss_is_smoothed_cross_entropy_and_gradients_flow() -> None:
     model, images, labels = _patches(label_smoothing=0.1), _batch((8, 8), (8, 8)), torch.tensor([1, 3])
     losses = model(images, labels)
     expected = nn.functional.cross_entropy(model.predict(images), labels, label_smoothing=0.1)
-    assert list(losses) == ["loss_cls"]
+    assert list(losses) == ["loss_cls", "error_top1"]
+    assert losses["error_top1"] == (model.predict(images).argmax(dim=1) != labels).float().mean()
     torch.testing.assert_close(losses["loss_cls"], expected)
     losses["loss_cls"].backward()
     assert model.fc.weight.grad is not None and model.num_classes == 4

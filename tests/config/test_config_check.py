@@ -66,7 +66,11 @@ def test_the_smallest_configuration(tmp_path: Path) -> None:
         ("model.neck=fpn", "model.neck: got 'fpn', expected settings (channels, norm, top)"),
         ("data.train_transforms=x", "data.train_transforms: got 'x', expected a list"),
         ("data.train_transforms.0.short=600", "data.train_transforms.0.short: got 600, expected a list"),
-        ("data.val=null", "data.val: got null, expected settings with type: coco, voc, image_folder or module:Class"),
+        (
+            "data.val=null",
+            "data.val: got null, expected settings with type: coco, voc, image_folder, flat_images, cifar10 or "
+            "module:Class",
+        ),
         # Impossible values
         ("train.optimizer.lr=-1", "train.optimizer.lr: got -1, expected a number greater than 0"),
         ("model.backbone.depth=51", "model.backbone.depth: got 51, expected one of 18, 34, 50, 101 or 152"),
@@ -102,9 +106,9 @@ def test_the_smallest_configuration(tmp_path: Path) -> None:
         # Unions: only the member that `type` chose speaks
         (
             "model.backbone.type=resnext",
-            "model.backbone.type: got 'resnext', expected one of resnet, vgg or module:Class",
+            "model.backbone.type: got 'resnext', expected one of resnet, cifar_resnet, vgg or module:Class",
         ),
-        ("model.backbone.type=5", "model.backbone.type: got 5, expected one of resnet, vgg"),
+        ("model.backbone.type=5", "model.backbone.type: got 5, expected one of resnet, cifar_resnet, vgg"),
         ("train.optimizer.type=adam", "train.optimizer.type: got 'adam', expected one of sgd or adamw; did you mean"),
         ("train.optimizer={type: adamw, momentum: 0.9, lr: 1}", "train.optimizer.momentum: unknown key, got 0.9"),
         ("data.train_transforms.0={type: flip}", "data.train_transforms.0.type: got 'flip', expected one of"),
@@ -245,7 +249,7 @@ def test_values_that_cannot_go_together_are_refused(overrides: list[str], messag
             "model.roi_heads.box_head.norm=group",
             "type conv_fc, model.roi_heads.box_head of type fc takes type, num_fcs",
         ),
-        ("data.train.split=x", "type voc, data.train of type coco takes type, annotations,"),
+        ("data.train.split=x", "type voc or cifar10, data.train of type coco takes type, annotations,"),
         ("model.label_smoothing=0.1", "type classifier, model of type faster_rcnn takes type, backbone,"),
     ],
 )

@@ -10,7 +10,11 @@ from detres.config.files import shipped_configs
 from detres.config.show import format_scalar
 from detres.config.yaml_reader import parse
 
-SHIPPED = sorted(path.name for path in shipped_configs().glob("*.yaml"))
+SHIPPED = sorted(
+    path.relative_to(shipped_configs()).as_posix()
+    for path in shipped_configs().rglob("*.yaml")
+    if path.parent.name != "base"
+)
 
 
 def test_origins_of_values() -> None:
@@ -42,7 +46,7 @@ def test_every_origin_line_holds_its_key() -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configurations_load_and_resolve_to_themselves(name: str, tmp_path: Path) -> None:
     loaded = load_config(name)
-    resolved = tmp_path / name
+    resolved = tmp_path / Path(name).name
     resolved.write_text(format_resolved(loaded))
     again = load_config(resolved)
     assert again.config == loaded.config

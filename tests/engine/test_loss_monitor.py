@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from detres.engine.loss_monitor import LossMonitor, NonFiniteLoss
+from detres.engine.loss_monitor import LossMonitor, NonFiniteLoss, total_loss
 from detres.structures import Batch, ImageBatch
 
 
@@ -68,3 +68,12 @@ def test_many_files_are_not_all_listed(monitor):
     monitor.add(1, 0.1, [_batch(*map(str, range(20)))], losses, torch.tensor(1.0))
     with pytest.raises(NonFiniteLoss, match=r"6.jpg, 7.jpg \.\.\.\. The batch"):
         monitor.check()
+
+
+def test_values_that_are_no_losses_are_averaged_but_not_summed(monitor):
+    values = {"loss_a": torch.tensor(1.0), "loss_b": torch.tensor(2.0), "error_top1": torch.tensor(0.5)}
+    assert total_loss(values).item() == 3.0
+    parts = [values, {**values, "error_top1": torch.tensor(0.25)}]
+    monitor.add(1, 0.1, [_batch("a"), _batch("b")], parts, torch.tensor(1.0))
+    assert monitor.take_means() == {"loss": 3.0, "loss_a": 1.0, "loss_b": 2.0, "error_top1": 0.375, "grad_norm": 1.0}
+    assert monitor.latest["error_top1"] == 0.375

@@ -111,3 +111,20 @@ def test_steps_or_epochs():
         scale_to_batch(lr=1.0, warmup_steps=0, actual=1)
     with pytest.raises(ValueError, match="steps_per_epoch"):
         scale_to_batch(lr=1.0, warmup_steps=0, actual=1, epochs=1)
+
+
+def test_a_warm_up_until_the_error_is_low_enough():
+    schedule = build_schedule(
+        type="multistep", steps=100, milestones=[50], warmup_factor=0.1, warmup_until_error=0.8
+    )
+    assert schedule(0) == schedule(40) == pytest.approx(0.1)
+    schedule.observe_step({"loss": 1.0})  # tells nothing
+    schedule.observe_step({"error_top1": 0.8})
+    assert schedule(41) == pytest.approx(0.1)
+    schedule.observe_step({"error_top1": 0.79})
+    schedule.observe_step({"error_top1": 0.9})  # once over, it is over
+    assert schedule(42) == 1.0 and schedule(50) == pytest.approx(0.1)
+
+    resumed = build_schedule(type="multistep", steps=100, milestones=[50], warmup_factor=0.1, warmup_until_error=0.8)
+    resumed.load_state_dict(schedule.state_dict())
+    assert resumed(42) == 1.0

@@ -1,8 +1,9 @@
 """Classification metrics against scikit-learn and hand-made cases."""
 
+import numpy as np
 import pytest
 import torch
-from sklearn.metrics import log_loss, precision_score, recall_score, top_k_accuracy_score
+from sklearn.metrics import confusion_matrix, log_loss, precision_score, recall_score, top_k_accuracy_score
 
 from detres.evaluation.classification import evaluate_classification
 
@@ -53,3 +54,29 @@ def test_bad_input_is_refused() -> None:
         evaluate_classification(torch.tensor([[0.0, float("nan")], [0.0, 1.0]]), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match="scores 2 classes, but the data set names 1"):
         evaluate_classification(torch.zeros(1, 2), torch.tensor([0]), ["a"])
+
+
+def test_confusion_matrix_equal_to_scikit_learn_and_the_most_confused_first() -> None:
+    logits, labels = torch.randn(300, 6), torch.randint(0, 6, (300,))
+    names = [f"n{label}" for label in range(6)]
+    result = evaluate_classification(logits, labels, names)
+    expected = confusion_matrix(labels.numpy(), logits.argmax(dim=1).numpy())
+    assert result.to_dict()["confusion_matrix"] == expected.tolist()
+    rows = result.most_confused(30)
+    assert len(rows) == (expected * (1 - np.eye(6)) > 0).sum()
+    assert [row["num_images"] for row in rows] == sorted((row["num_images"] for row in rows), reverse=True)
+    worst = rows[0]
+    true, found = names.index(worst["name"]), names.index(worst["taken_for"])
+    assert true != found and worst["num_images"] == expected[true, found]
+    assert worst["share"] == pytest.approx(expected[true, found] / expected[true].sum())
+    assert "the most frequent mistakes" in result.table() and len(result.most_confused()) == 10
+
+
+def test_no_mistakes_and_too_many_classes_for_a_matrix() -> None:
+    right = evaluate_classification(torch.eye(3), torch.arange(3))
+    assert right.most_confused() == [] and "mistakes" not in right.table()
+    assert right.confusion is not None and right.confusion.tolist() == torch.eye(3).int().tolist()
+    many = evaluate_classification(torch.zeros(1, 1001), torch.tensor([1]))
+    assert many.confusion is None and many.most_confused() == []
+    assert many.to_dict()["confusion_matrix"] is None
+    assert evaluate_classification(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)).confusion is None

@@ -36,8 +36,8 @@ def _batch(ids, targets=None, skipped=()):
 
 def test_no_images():
     assert predict_all(_Detector(), [], device="cpu") == []
-    logits, labels = classify_all(_Classifier(), [], device="cpu")
-    assert logits.shape == (0, 0) and labels.shape == (0,)
+    logits, labels, rows = classify_all(_Classifier(), [], device="cpu")
+    assert logits.shape == (0, 0) and labels.shape == (0,) and rows.shape == (0,)
 
 
 def test_in_order_in_original_pixels_and_modes_restored():
@@ -79,14 +79,14 @@ def test_replaced_images_count_as_empty():
 
 def test_classify_all():
     loader = [_batch([1, 2], torch.tensor([0, 2])), _batch([3], torch.tensor([1]))]
-    logits, labels = classify_all(_Classifier(), loader, device="cpu")
-    assert logits.shape == (3, 3) and labels.tolist() == [0, 2, 1]
+    logits, labels, rows = classify_all(_Classifier(), loader, device="cpu")
+    assert logits.shape == (3, 3) and labels.tolist() == [0, 2, 1] and rows.tolist() == [0, 1, 2]
 
 
 def test_classify_all_leaves_replaced_images_out():
     loader = [_batch([1, 3, 3], torch.tensor([0, 2, 2]), skipped=("2.jpg: truncated",)), _batch([4], torch.tensor([1]))]
     with pytest.warns(UserWarning, match="they do not count: 2.jpg: truncated"):
-        logits, labels = classify_all(_Classifier(), loader, device="cpu", image_ids=[1, 2, 3, 4])
-    assert len(logits) == 3 and labels.tolist() == [0, 2, 1]
+        logits, labels, rows = classify_all(_Classifier(), loader, device="cpu", image_ids=[1, 2, 3, 4])
+    assert len(logits) == 3 and labels.tolist() == [0, 2, 1] and rows.tolist() == [0, 2, 3]
     with pytest.raises(ValueError, match="2.jpg: truncated.*pass image_ids"):
         classify_all(_Classifier(), loader, device="cpu")

@@ -6,7 +6,15 @@ import torch
 from PIL import Image
 
 from detres.evaluation.metrics import PrecisionRecall, format_metrics, format_rows
-from detres.evaluation.report import Comparison, plot_class_ap, plot_precision_recall, save_comparison_grid
+from detres.evaluation.report import (
+    Comparison,
+    Mistake,
+    plot_class_ap,
+    plot_confusion,
+    plot_precision_recall,
+    save_comparison_grid,
+    save_mistakes_grid,
+)
 from detres.structures import Detections
 
 CURVE = PrecisionRecall("cat $1 & <b>", 0.5, np.array([0.0, 0.5, 0.5]), np.array([0.0, 0.5, 1 / 3]))
@@ -38,6 +46,26 @@ def test_comparison_grid(tmp_path):
     assert grid.size == (2 * (164 + 12) + 12, 2 * (62 + 12) + 12)  # rows are as high as their pictures
     left, right = grid.crop((12, 34, 92, 74)), grid.crop((96, 34, 176, 74))
     assert left.getcolors() == [(80 * 40, (0, 0, 0))] and len(right.getcolors()) > 2
+
+
+@pytest.mark.parametrize("count", [1, 3, 30, 120])
+def test_confusion(tmp_path, count):
+    plot_confusion(torch.zeros(count, count, dtype=torch.int64), [f"${n}\n" for n in range(count)], tmp_path / "0.png")
+    plot_confusion(7 * torch.eye(count).long(), [f"${n}\n" for n in range(count)], tmp_path / "full.png")
+    without, full = (np.asarray(Image.open(tmp_path / name).convert("RGB")) for name in ("0.png", "full.png"))
+    darkest = (8, 48, 107)  # of the colours: all images of a class
+    assert not (without == darkest).all(axis=-1).any() and (full == darkest).all(axis=-1).sum() > 500
+
+
+def test_mistakes(tmp_path):
+    save_mistakes_grid([], tmp_path / "none.png", num_images=5, cell=80)
+    nothing = Image.open(tmp_path / "none.png")
+    assert nothing.size == (2 * 88 + 8, 80 + 44 + 8 + 8) and len(nothing.getcolors()) > 2
+    red = np.zeros((20, 40, 3), np.uint8) + np.array([255, 0, 0], np.uint8)
+    save_mistakes_grid([Mistake(red, "a\nb", "c", 0.5)] * 7, tmp_path / "seven.png", num_images=9, columns=3, cell=80)
+    grid = np.asarray(Image.open(tmp_path / "seven.png"))
+    assert grid.shape == (3 * 132 + 8, 3 * 88 + 8, 3)
+    assert (grid == (255, 0, 0)).all(axis=-1).sum() == 7 * 80 * 40
 
 
 def test_tables():

@@ -149,3 +149,11 @@ def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot write .*file/results.json.*check that the folder"):
         write_results_json(tmp_path / "file" / "results.json", {})
+
+
+def test_rows_of_a_matrix_stand_on_one_line(tmp_path):
+    results = {"matrix": [[1, 2, -30], [4, 5, 6]], "text": "[\n  1,\n  2\n]", "floats": [1.5, 2.0], "empty": []}
+    write_results_json(tmp_path / "r.json", results)
+    text = (tmp_path / "r.json").read_text()
+    assert json.loads(text) == results
+    assert "    [1, 2, -30],\n    [4, 5, 6]\n" in text

@@ -1,0 +1,102 @@
+"""The network of an evaluation: from one file of weights, or an ensemble from several."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from detres import build
+from detres.classifier import Classifier, Ensemble
+from detres.config import Config, config_from_dict
+from detres.config.model import ClassifierSettings
+from detres.weights.load import is_counter, load_weights
+from detres.weights.report import WeightsError
+from detres.weights.sources import read_state_dict
+
+
+def stored_config(weights: str, overrides: Sequence[str] = (), *, trust_code: bool = False) -> Config:
+    """The configuration that a detres checkpoint was trained with, with `overrides`.
+
+    Raises ValueError when the file holds none, or when it names classes to be imported and is not trusted.
+    """
+    found = read_state_dict(weights)
+    if found.config is None:
+        raise ValueError(f"{weights}: holds no configuration; expected a detres checkpoint, or one given by --config")
+    config = config_from_dict(found.config, weights, overrides)
+    parts = [config.model.backbone, config.data.val, config.data.test]
+    if (outside := [part.type for part in parts if part is not None and ":" in part.type]) and not trust_code:
+        raise ValueError(
+            f"{weights}: its configuration names {', '.join(outside)}, which would be imported and run. If you know "
+            "where the file comes from, allow it by --trust-code; or give a configuration of your own by --config"
+        )
+    return config
+
+
+def load_networks(
+    config: Config, weights: Sequence[str], split: str, *, trust_code: bool = False
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """The configured model with the tensors of one file, or the Ensemble of several; and its class names.
+
+    In an ensemble every detres checkpoint brings a network of its own configuration; other files are read into the
+    configured one. Classes follow the first file. Raises ValueError when a file does not fit or its classes differ.
+    """
+    if len(weights) == 1:
+        return load_model(config, weights[0], split)
+    if not isinstance(config.model, ClassifierSettings):
+        raise ValueError(
+            f"--weights: got {len(weights)} files, expected one for model.type {config.model.type}; only classifiers "
+            "are judged as ensembles"
+        )
+    members = [_load_member(config, path, split, trust_code) for path in weights]
+    wanted = members[0][1]
+    columns = [_columns(wanted, names, weights[0], path) for (_, names), path in zip(members, weights, strict=True)]
+    return Ensemble([model for model, _ in members], columns), wanted
+
+
+def load_model(config: Config, weights: str, split: str) -> tuple[nn.Module, tuple[str, ...]]:
+    """The config's model with the tensors of `weights`, whose class names count where the file has any."""
+    found = read_state_dict(weights)
+    names = found.class_names
+    if not names:
+        settings = config.data.val if split == "val" or config.data.test is None else config.data.test
+        names = build.build_dataset(settings, config.data.on_bad_box).class_names
+    model = build.build_model(config, len(names))
+    report = load_weights(
+        model,
+        found.state_dict,
+        class_names=names,
+        source_class_names=found.class_names,
+        source_background=found.background,
+        source=found.source,
+    )
+    own = model.state_dict()
+    if unfilled := [key for key in report.keys("missing", "skipped") if key in own and not is_counter(key)]:
+        raise WeightsError(
+            f"{weights}: does not fill {len(unfilled)} tensors of the model ({', '.join(unfilled[:4])}), which has "
+            f"{len(names)} classes; evaluating it would judge random numbers. Use weights trained for these classes"
+        )
+    return model, names
+
+
+def _load_member(config: Config, weights: str, split: str, trust_code: bool) -> tuple[Classifier, tuple[str, ...]]:
+    if read_state_dict(weights).config is None:
+        model, names = load_model(config, weights, split)
+    else:
+        model, _, names = build.model_from_checkpoint(weights, trust_code=trust_code)
+    if not isinstance(model, Classifier):
+        raise ValueError(f"{weights}: holds a detector, expected a classifier; leave it out of the ensemble")
+    return model, names
+
+
+def _columns(wanted: Sequence[str], names: Sequence[str], first: str, weights: str) -> list[int]:
+    """Where a network with classes `names` has each of the classes `wanted`."""
+    if tuple(names) == tuple(wanted):
+        return list(range(len(wanted)))
+    places = {name: place for place, name in enumerate(names)}
+    if len(names) != len(wanted) or set(names) != set(wanted):
+        differing = sorted(set(names) ^ set(wanted))
+        shown = ", ".join(map(repr, differing[:4])) + (" ..." if len(differing) > 4 else "")
+        raise ValueError(
+            f"{weights}: has {len(names)} classes, expected the {len(wanted)} of {first} in any order (only one of "
+            f"them has {shown}); networks of an ensemble must be trained on the same classes"
+        )
+    return [places[name] for name in wanted]
