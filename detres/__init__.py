@@ -3,9 +3,12 @@
     detector = detres.load("runs/coco_r50/best.pt")
     detections = detector.predict("photo.jpg")
     detections.draw().save("found.jpg")
+
+    classifier = detres.load("runs/imagenet_r50/best.pt")
+    classifier.predict("photo.jpg").top(5)
 """
 
-from detres.api import Detector, load
+from detres.api import Detector, ImageClassifier, load
 from detres.backbones.resnet import (
     ResNet,
     resnet18,
@@ -17,12 +20,14 @@ from detres.backbones.resnet import (
     resnext101_32x8d,
     wide_resnet50_2,
 )
-from detres.structures import Detections
+from detres.structures import Classification, Detections
 
 __version__ = "0.1.0"
 __all__ = [
+    "Classification",
     "Detections",
     "Detector",
+    "ImageClassifier",
     "ResNet",
     "load",
     "resnet18",

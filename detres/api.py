@@ -1,9 +1,9 @@
-"""The Python face of detres: `detres.load` and Detector.
+"""The Python face of detres: `detres.load`, Detector and ImageClassifier.
 
 Shapes: H, W the height and width of an input image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detres.data.image_input import ImageInput, to_rgb_array
-from detres.structures import Detections, ImageBatch
+from detres.structures import Classification, Detections, ImageBatch
 
 if TYPE_CHECKING:
     from detres.data.transforms import DetectionTransforms
 
 
-class Detector:
-    """A trained detector with everything that it needs to look at an image: names, transforms, device.
+class Predictor:
+    """A trained network with everything that it needs to look at an image: names, transforms, device.
 
-    network            predict(ImageBatch) -> list[Detections], in pixels of the resized images
+    The common half of Detector and ImageClassifier.
+
+    network            predict(ImageBatch), see there
     class_names        one name per label
     transforms         what evaluation does to an image: resizing, mostly
     device             "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ...
@@ -51,7 +53,38 @@ class Detector:
         self.precision = precision
 
     def __repr__(self) -> str:
-        return f"Detector({type(self.network).__name__}, {len(self.class_names)} classes, {self.device})"
+        return f"{type(self).__name__}({type(self.network).__name__}, {len(self.class_names)} classes, {self.device})"
+
+    def _batches(
+        self, inputs: ImageInput | Sequence[ImageInput], batch_size: int
+    ) -> Iterator[tuple[list[np.ndarray], ImageBatch]]:
+        """The images in groups: as given (H, W, 3), and as a batch on the device."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        images = list(inputs) if isinstance(inputs, (list, tuple)) else [cast(ImageInput, inputs)]
+        for start in range(0, len(images), batch_size):
+            arrays = [to_rgb_array(image) for image in images[start : start + batch_size]]
+            resized = [torch.from_numpy(self._resize(array)).permute(2, 0, 1) for array in arrays]
+            sizes = [(array.shape[0], array.shape[1]) for array in arrays]
+            yield arrays, ImageBatch.from_images(resized, sizes, self.size_divisibility).to(self.device)
+
+    def _resize(self, array: np.ndarray) -> np.ndarray:
+        no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+        return self.transforms(array, no_boxes, no_labels, np.zeros(0, bool), 0)[0]
+
+    def _run(self, batch: ImageBatch) -> Any:
+        """What the network predicts for a batch."""
+        self.network.eval()  # whoever trains it further may have left it otherwise
+        with self._autocast():
+            return cast(Any, self.network).predict(batch)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = _AUTOCAST_TYPES[self.precision]
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+
+class Detector(Predictor):
+    """A trained detector; its network has predict(ImageBatch) -> list[Detections], in pixels of the resized images."""
 
     @overload  # a str is a sequence of str as well; it means one path
     def predict(  # type: ignore[overload-overlap]
@@ -85,29 +118,15 @@ class Detector:
         """
         if score_threshold is not None and not 0 <= score_threshold <= 1:
             raise ValueError(f"score_threshold must lie in 0..1, got {score_threshold}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        images = list(inputs) if isinstance(inputs, (list, tuple)) else [cast(ImageInput, inputs)]
         found: list[Detections] = []
-        for start in range(0, len(images), batch_size):
-            arrays = [to_rgb_array(image) for image in images[start : start + batch_size]]
-            found += self._finish(arrays, self._detect(arrays), score_threshold, keep_images)
+        for arrays, batch in self._batches(inputs, batch_size):
+            found += self._finish(arrays, self._detect(batch), score_threshold, keep_images)
         return found if isinstance(inputs, (list, tuple)) else found[0]
 
     @torch.inference_mode()
-    def _detect(self, arrays: Sequence[np.ndarray]) -> list[Detections]:
+    def _detect(self, batch: ImageBatch) -> list[Detections]:
         """Detections of one batch in original pixels, on the CPU."""
-        resized = [torch.from_numpy(self._resize(array)).permute(2, 0, 1) for array in arrays]
-        sizes = [(array.shape[0], array.shape[1]) for array in arrays]
-        batch = ImageBatch.from_images(resized, sizes, self.size_divisibility).to(self.device)
-        self.network.eval()  # whoever trains it further may have left it otherwise
-        with self._autocast():
-            detections = cast(Any, self.network).predict(batch)
-        return [found.to("cpu") for found in batch.to_original(detections)]
-
-    def _resize(self, array: np.ndarray) -> np.ndarray:
-        no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
-        return self.transforms(array, no_boxes, no_labels, np.zeros(0, bool), 0)[0]
+        return [found.to("cpu") for found in batch.to_original(self._run(batch))]
 
     def _finish(
         self,
@@ -119,28 +138,65 @@ class Detector:
         finished = []
         for array, found in zip(arrays, detections, strict=True):
             shown = found if score_threshold is None else found[found.scores >= score_threshold]
-            image = torch.from_numpy(array.transpose(2, 0, 1).copy()) if keep_images else None
+            image = _kept(array) if keep_images else None
             finished.append(replace(shown, class_names=self.class_names, image=image))
         return finished
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = _AUTOCAST_TYPES[self.precision]
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype)
+
+class ImageClassifier(Predictor):
+    """A trained classifier; its network has predict(ImageBatch) -> logits, or log-probabilities (N, K)."""
+
+    @overload  # a str is a sequence of str as well; it means one path
+    def predict(self, inputs: ImageInput, *, keep_images: bool = ...) -> Classification: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def predict(
+        self, inputs: Sequence[ImageInput], *, batch_size: int = ..., keep_images: bool = ...
+    ) -> list[Classification]: ...
+
+    def predict(
+        self, inputs: ImageInput | Sequence[ImageInput], *, batch_size: int = 1, keep_images: bool = True
+    ) -> Classification | list[Classification]:
+        """The class probabilities of one image, or a list of them for a list of images (sizes may differ).
+
+        Images are given as to Detector.predict, and seen once, as the evaluation transforms make them (also by a
+        checkpoint that is evaluated by several crops or scales). The image itself is kept for `.draw()`, unless
+        `keep_images` is false. Raises ValueError or TypeError, naming the image, for anything else.
+        """
+        found: list[Classification] = []
+        for arrays, batch in self._batches(inputs, batch_size):
+            for array, scores in zip(arrays, self._classify(batch), strict=True):
+                image = _kept(array) if keep_images else None
+                found.append(Classification(scores, self.class_names, array.shape[:2], image))
+        return found if isinstance(inputs, (list, tuple)) else found[0]
+
+    @torch.inference_mode()
+    def _classify(self, batch: ImageBatch) -> Tensor:
+        """Probabilities (N, K) float32 of one batch, on the CPU."""
+        logits: Tensor = self._run(batch)
+        return logits.float().softmax(dim=1).cpu()
+
+
+def _kept(array: np.ndarray) -> Tensor:
+    """A copy (3, H, W) of an image (H, W, 3), to draw on later."""
+    return torch.from_numpy(array.transpose(2, 0, 1).copy())
 
 
 _AUTOCAST_TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load(path: str | Path, device: str | torch.device = "auto", *, trust_code: bool = False) -> Detector:
-    """The detector in a detres checkpoint, which knows its configuration and its class names.
+def load(
+    path: str | Path, device: str | torch.device = "auto", *, trust_code: bool = False
+) -> Detector | ImageClassifier:
+    """What a detres checkpoint holds, a Detector or an ImageClassifier; it knows its configuration and class names.
 
     Loading runs no code from the file. `trust_code` allows a checkpoint whose backbone is a class of your own
     (`type: module:Class`), which is imported and called. Raises ValueError naming the file when it is missing,
-    truncated, no detector, or needs that trust.
+    truncated, or needs that trust.
     """
-    from detres.build import detector_from_checkpoint
+    from detres.build import predictor_from_checkpoint
 
-    return detector_from_checkpoint(path, device, trust_code=trust_code)
+    return predictor_from_checkpoint(path, device, trust_code=trust_code)
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:

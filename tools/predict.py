@@ -1,4 +1,4 @@
-"""Detect objects in images and videos: the same as `detres predict`."""
+"""Detect objects in images and videos, or label them: the same as `detres predict`."""
 
 from detres.cli import run_tool
 

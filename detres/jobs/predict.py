@@ -1,20 +1,17 @@
-"""Detections for whole collections of images: labelled pictures, annotated videos and one JSON file.
+"""Predictions for whole collections of images: labelled pictures, annotated videos and one JSON file.
 
-`detections.json`:
+A detector writes `detections.json`, a classifier `predictions.json` (and `predictions.csv`):
 
     {"class_names": [...],
      "images": [{"file": ..., "frame": 0, "time": 0.0,            frame and time (seconds) for videos only
                  "height": 480, "width": 640, "picture": ...,      picture or video, relative to the folder
-                 "detections": [{"box_xyxy": [...], "score": ..., "label": 3, "name": "dog"}, ...]}, ...],
+                 "detections": [{"box_xyxy": [...], "score": ..., "label": 3, "name": "dog"}, ...],   detectors
+                 "predictions": [{"name": "dog", "label": 3, "score": ...}, ...]}, ...],              classifiers
      "skipped": [{"file": ..., "reason": ...}]}
 """
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,13 +19,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from detres.api import Detector
+from detres.api import Detector, ImageClassifier
 from detres.data.image_io import ImageError, read_image
 from detres.data.image_sources import Source, SourceError, find_sources
 from detres.data.video import open_video, video_writer
-from detres.structures import Detections
+from detres.jobs.findings import Finder, Finding, LabelFinder, ObjectFinder, make_finder
+from detres.jobs.staging import staging
 
-JSON_NAME = "detections.json"
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")  # their pictures are written as PNG
 
 Progress = Callable[[int, int | None, str], None]
@@ -39,22 +36,26 @@ Progress = Callable[[int, int | None, str], None]
 class PredictionSummary:
     """What `predict_to_folder` made.
 
-    json            the JSON file
-    pictures        the pictures and videos
-    num_images      images and video frames looked at
-    num_detections  objects found in them
-    skipped         (file, reason) of images that could not be used
+    json        the JSON file
+    headline    one line for a person: how much was found in how many images
+    tables      other files that list what was found
+    pictures    the pictures and videos
+    num_images  images and video frames looked at
+    num_found   objects found in them by a detector; images that a classifier labelled
+    skipped     (file, reason) of images that could not be used
     """
 
     json: Path
+    headline: str
+    tables: list[Path] = field(default_factory=list)
     pictures: list[Path] = field(default_factory=list)
     num_images: int = 0
-    num_detections: int = 0
+    num_found: int = 0
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
 class _Picture(NamedTuple):
-    """An image on its way through the detector."""
+    """An image on its way through the model."""
 
     source: Source
     pixels: np.ndarray
@@ -64,14 +65,14 @@ class _Picture(NamedTuple):
 class _Job:
     """The settings of one call and the results so far; `folder` is where files are staged."""
 
-    detector: Detector
+    finder: Finder
     folder: Path
-    score_threshold: float
     batch_size: int
     skip_bad: bool
     progress: Progress
     total: int
     done: int = 0
+    num_found: int = 0
     entries: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
@@ -81,20 +82,29 @@ class _Job:
         self.done += 1
         self.progress(self.done, self.total, str(source.path))
 
+    def add(self, source: Source, found: Finding, name: str, pixels: np.ndarray, **moment: float) -> None:
+        """Write down what was found in an image (`moment`: frame and time in a video), shown in the picture `name`."""
+        height, width = pixels.shape[:2]
+        about = {"file": str(source.path), **moment, "height": height, "width": width, "picture": name}
+        self.entries.append({**about, **found.row})
+        self.num_found += found.num_found
+
 
 def predict_to_folder(
-    detector: Detector,
+    predictor: Detector | ImageClassifier,
     sources: Sequence[str | Path],
     output: str | Path,
     *,
-    score_threshold: float = 0.5,
+    score_threshold: float | None = None,
     batch_size: int = 1,
     on_bad_image: Literal["error", "skip"] = "error",
     progress: Progress | None = None,
 ) -> PredictionSummary:
-    """Detect in images, folders, videos and globs; write `<name>_detections.jpg|png|mp4` and `detections.json`.
+    """Detect in, or label, images, folders, videos and globs.
 
-    Pictures and JSON hold the detections with at least `score_threshold`. Everything is put together in a hidden
+    A detector writes `<name>_detections.jpg|png|mp4` and `detections.json`, a classifier `<name>_label.jpg|png|mp4`,
+    `predictions.json` and `predictions.csv` with the five most probable classes. They hold what has at least
+    `score_threshold` (default: 0.5 for a detector, 0 for a classifier). Everything is put together in a hidden
     folder inside `output` and moved into place at the end: after an error or Ctrl-C, `output` is as it was before.
     `on_bad_image="skip"` leaves unusable files out and lists them in the JSON and the summary.
 
@@ -102,13 +112,14 @@ def predict_to_folder(
     """
     if on_bad_image not in ("error", "skip"):
         raise ValueError(f"on_bad_image must be 'error' or 'skip', got {on_bad_image!r}")
-    output = Path(output)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    finder, output = make_finder(predictor, score_threshold), Path(output)
     found = [source for source in find_sources(sources) if not _is_own_result(source.path, output)]
-    with _staging(output) as folder:
+    with staging(output) as folder:
         job = _Job(
-            detector=detector,
+            finder=finder,
             folder=folder,
-            score_threshold=score_threshold,
             batch_size=batch_size,
             skip_bad=on_bad_image == "skip",
             progress=progress or (lambda done, total, name: None),
@@ -118,30 +129,32 @@ def predict_to_folder(
         for source in found:
             if source.kind == "video":
                 _predict_video(job, source)
-        _write_json(job)
+        _write_json(job, predictor.class_names)
+        tables = finder.write_tables(folder, job.entries)
     return PredictionSummary(
-        json=output / JSON_NAME,
+        json=output / finder.json_name,
+        headline=finder.describe(job.num_found, len(job.entries)),
+        tables=[output / name for name in tables],
         pictures=[output / name for name in job.pictures],
         num_images=len(job.entries),
-        num_detections=sum(len(entry["detections"]) for entry in job.entries),
+        num_found=job.num_found,
         skipped=job.skipped,
     )
 
 
 def _is_own_result(path: Path, output: Path) -> bool:
     """Whether an earlier call wrote this file; `output` may lie inside the folder that is searched."""
-    return path.stem.endswith("_detections") and output.resolve() in path.resolve().parents
+    return path.stem.endswith((ObjectFinder.suffix, LabelFinder.suffix)) and output.resolve() in path.resolve().parents
 
 
 def _predict_images(job: _Job, sources: Sequence[Source]) -> None:
     pictures = _read(job, sources)
     while batch := list(islice(pictures, job.batch_size)):
-        for picture, found in zip(batch, _detect(job, [picture.pixels for picture in batch]), strict=True):
+        for picture, found in zip(batch, job.finder.find([picture.pixels for picture in batch]), strict=True):
             suffix = ".png" if picture.source.path.suffix.lower() in _LOSSLESS else ".jpg"
-            name = f"{picture.source.name}_detections{suffix}"
-            target = _place(job, name)
-            found.draw(picture.pixels, score_threshold=0.0).save(target, quality=92)
-            job.entries.append(_entry(picture.source, found, name))
+            name = f"{picture.source.name}{job.finder.suffix}{suffix}"
+            found.picture.save(_place(job, name), quality=92)
+            job.add(picture.source, found, name, picture.pixels)
             job.pictures.append(name)
             job.finish_source(picture.source)
 
@@ -158,15 +171,15 @@ def _read(job: _Job, sources: Sequence[Source]) -> Iterator[_Picture]:
 
 def _predict_video(job: _Job, source: Source) -> None:
     """Annotate a video frame by frame; an unreadable video is treated like an unreadable image."""
-    name = f"{source.name}_detections.mp4"
+    name = f"{source.name}{job.finder.suffix}.mp4"
     target = _place(job, name)
     try:
         with open_video(source.path) as (info, frames), video_writer(target, info.fps) as write:
             number = 0
             while batch := list(islice(frames, job.batch_size)):
-                for pixels, found in zip(batch, _detect(job, batch), strict=True):
-                    write(np.asarray(found.draw(pixels, score_threshold=0.0)))
-                    job.entries.append(_entry(source, found, name, number, number / info.fps))
+                for pixels, found in zip(batch, job.finder.find(batch), strict=True):
+                    write(np.asarray(found.picture))
+                    job.add(source, found, name, pixels, frame=number, time=number / info.fps)
                     number += 1
                 of = f" of {info.num_frames}" if info.num_frames else ""
                 job.progress(job.done, job.total, f"{source.path} (frame {number}{of})")
@@ -186,33 +199,10 @@ def _skip_or_raise(job: _Job, source: Source, error: ValueError) -> None:
     job.finish_source(source)
 
 
-def _detect(job: _Job, images: Sequence[np.ndarray]) -> list[Detections]:
-    return job.detector.predict(
-        list(images), score_threshold=job.score_threshold, batch_size=job.batch_size, keep_images=False
-    )
-
-
-def _entry(
-    source: Source, found: Detections, picture: str, frame: int | None = None, time: float | None = None
-) -> dict[str, Any]:
-    """One image of the JSON file."""
-    rows = zip(found.boxes_xyxy.tolist(), found.scores.tolist(), found.labels.tolist(), found.names(), strict=True)
-    return {
-        "file": str(source.path),
-        **({} if frame is None else {"frame": frame, "time": time}),
-        "height": found.image_size_hw[0],
-        "width": found.image_size_hw[1],
-        "picture": picture,
-        "detections": [
-            {"box_xyxy": box, "score": score, "label": label, "name": name} for box, score, label, name in rows
-        ],
-    }
-
-
-def _write_json(job: _Job) -> None:
+def _write_json(job: _Job, class_names: Sequence[str]) -> None:
     """The JSON file, with a line of its own for every image."""
     parts: dict[str, list[Any]] = {
-        "class_names": list(job.detector.class_names),
+        "class_names": list(class_names),
         "images": job.entries,
         "skipped": [{"file": file, "reason": reason} for file, reason in job.skipped],
     }
@@ -220,7 +210,9 @@ def _write_json(job: _Job) -> None:
     for key, rows in parts.items():
         lines = ",\n  ".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
         blocks.append(f'"{key}": [\n  {lines}\n ]' if rows else f'"{key}": []')
-    (job.folder / JSON_NAME).write_text("{\n " + ",\n ".join(blocks) + "\n}\n", encoding="utf-8")
+    text = "{\n " + ",\n ".join(blocks) + "\n}\n"
+    # File names that are no UTF-8 hold lone surrogates, which JSON can only escape.
+    (job.folder / job.finder.json_name).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _place(job: _Job, name: str) -> Path:
@@ -228,30 +220,3 @@ def _place(job: _Job, name: str) -> Path:
     path = job.folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
-
-
-@contextmanager
-def _staging(output: Path) -> Iterator[Path]:
-    """A hidden folder inside `output`, whose files move into `output` when the block ends well, else vanish."""
-    made = not output.exists()
-    folder = None
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".predict-", dir=output))
-        yield folder
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-            target = output / file.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(file, target)
-        made = False
-    except OSError as error:
-        reason = error.strerror or error
-        raise OSError(
-            error.errno, f"cannot write the results: {reason}; choose another folder or free some space", str(output)
-        ) from error
-    finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        if made:
-            with suppress(OSError):
-                output.rmdir()

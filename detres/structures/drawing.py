@@ -1,4 +1,4 @@
-"""Draw boxes with labels on a picture.
+"""Draw boxes with labels on a picture, or labels below it.
 
 Shapes: B boxes; images are (3, H, W) uint8 tensors, (H, W, 3) or (H, W) uint8 arrays, or PIL images.
 """
@@ -19,6 +19,8 @@ Color = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, x2 and y2 exclusive
 
 _GOLDEN_RATIO = 0.618033988749895
+_SMALLEST_STRIP = 160  # pixels; narrower pictures have no room for a class name
+_DARK, _LIGHT = (24, 24, 24), (240, 240, 240)
 
 
 def draw_boxes(
@@ -50,6 +52,45 @@ def draw_boxes(
         _draw_frame(pen, rectangle, color, _line_width(picture.size))
     _draw_captions(pen, visible, picture.size)
     return picture
+
+
+def draw_labels(
+    image: Any,
+    names: Sequence[str],
+    scores: Sequence[float],
+    labels: Sequence[int] | None = None,
+    lines: int | None = None,
+) -> Image.Image:
+    """`image` above a strip with one line per class: name, score, and a bar as long as the score (0..1).
+
+    The picture is not covered; small ones are enlarged by a whole number until a name has room below them. The strip
+    has room for `lines` classes (default: as many as are given), so that all pictures of one size stay of one size.
+    Raises ValueError when scores or labels are not one per name, and TypeError for an image of another kind.
+    """
+    labels = _number(names, len(names)) if labels is None else labels
+    if not len(names) == len(scores) == len(labels):
+        raise ValueError(f"draw_labels got {len(names)} names, {len(scores)} scores and {len(labels)} labels")
+    picture = to_pil(image)
+    factor = -(-_SMALLEST_STRIP // max(picture.size))
+    if factor > 1:
+        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    text_font = font(_font_size(picture.size, 12))
+    ascent, descent = text_font.getmetrics()
+    bar = max(2, ascent // 5)
+    line, width = ascent + descent + bar + 4, max(picture.width, _SMALLEST_STRIP)
+    canvas = Image.new("RGB", (width, picture.height + line * max(len(names), lines or 0)), _DARK)
+    canvas.paste(picture, ((width - picture.width) // 2, 0))
+    pen = ImageDraw.Draw(canvas)
+    for row, (name, score, label) in enumerate(zip(names, scores, labels, strict=True)):
+        y = picture.height + row * line
+        figure = f"{score:.2f}"
+        right = width - 4 - math.ceil(text_font.getlength(figure))
+        pen.text((4, y + 1), _shorten(printable(name), text_font, right - 8), fill=_LIGHT, font=text_font)
+        pen.text((right, y + 1), figure, fill=_LIGHT, font=text_font)
+        if length := round(width * min(max(score, 0.0), 1.0)):
+            top = y + line - bar - 1
+            pen.rectangle((0, top, length - 1, top + bar - 1), fill=class_color(label))
+    return canvas
 
 
 def class_color(label: int) -> Color:
@@ -113,6 +154,10 @@ def _cut(box: Sequence[float], size_wh: tuple[int, int]) -> Rectangle | None:
     return left, top, max(left + 1, min(round(x2), width)), max(top + 1, min(round(y2), height))
 
 
+def _font_size(size_wh: tuple[int, int], smallest: int = 10) -> int:
+    return max(smallest, min(28, round(min(size_wh) / 36)))
+
+
 def _line_width(size_wh: tuple[int, int]) -> int:
     return max(1, round(min(size_wh) / 180))
 
@@ -130,7 +175,7 @@ def _draw_captions(
     pen: ImageDraw.ImageDraw, visible: Sequence[tuple[Rectangle, str, Color]], size_wh: tuple[int, int]
 ) -> None:
     """Captions on plates of their box's colour, placed one after another where they cover no earlier one."""
-    text_font = font(max(10, min(28, round(min(size_wh) / 36))))
+    text_font = font(_font_size(size_wh))
     ascent, descent = text_font.getmetrics()
     height, pad = ascent + descent + 2, 3
     if height > size_wh[1] / 2:

@@ -86,7 +86,7 @@ def test_pictures_and_json(detector: Detector, images: Path, tmp_path: Path, bat
     assert (first["height"], first["width"], first["picture"]) == (30, 40, "a_detections.jpg")
     assert [(d["name"], d["label"], d["box_xyxy"]) for d in first["detections"]] == [("dog", 1, [0, 0, 40, 30])]
     assert first["detections"][0]["score"] == pytest.approx(0.9)
-    assert (summary.num_images, summary.num_detections, summary.skipped) == (3, 3, [])
+    assert (summary.num_images, summary.num_found, summary.skipped) == (3, 3, [])
     assert summary.pictures == [output / name for name in _files(output) if name != "detections.json"]
     assert [step[:2] for step in steps] == [(1, 3), (2, 3), (3, 3)]
     drawn = np.asarray(Image.open(output / "b_detections.png"))
@@ -110,7 +110,7 @@ def test_video(detector: Detector, tmp_path: Path) -> None:
     assert capture.read()[1].shape == (48, 64, 3)
     entries = json.loads(summary.json.read_text(encoding="utf-8"))["images"]
     assert [(e["frame"], e["time"]) for e in entries] == [(i, i / 10) for i in range(5)]
-    assert summary.num_detections == 5
+    assert summary.num_found == 5
 
 
 @pytest.mark.parametrize("bad", ["bad.jpg", "bad.mp4"])
