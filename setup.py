@@ -4,6 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+CONFIGS = ["detres.configs", "detres.configs.base", "detres.configs.paper"]
 README = Path(__file__).with_name("README.md")
 
 setup(
@@ -15,9 +16,9 @@ setup(
     python_requires=">=3.10",
     # The YAML files of configs/ travel as the package folder detres/configs, so that an installed
     # `detres train --config coco_r50.yaml` finds them from any folder.
-    packages=[*find_packages(include=["detres", "detres.*"]), "detres.configs", "detres.configs.base"],
-    package_dir={"detres.configs": "configs", "detres.configs.base": "configs/base"},
-    package_data={"detres": ["py.typed"], "detres.configs": ["*.yaml"], "detres.configs.base": ["*.yaml"]},
+    packages=[*find_packages(include=["detres", "detres.*"]), *CONFIGS],
+    package_dir={package: package.removeprefix("detres.").replace(".", "/") for package in CONFIGS},
+    package_data={"detres": ["py.typed"], **dict.fromkeys(CONFIGS, ["*.yaml"])},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
@@ -29,6 +30,7 @@ setup(
         "albumentations>=2.0.8,<2.1",  # MIT; its successor has another licence
         "opencv-python-headless>=4.9,<5",  # albumentations 2.0 does not know the next
         "scikit-learn>=1.4",
+        "scipy>=1.11",
         "matplotlib>=3.8",
         "rich>=13.7",
         "tensorboard>=2.16",

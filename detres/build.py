@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -9,14 +10,18 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from detres.api import Detector
-from detres.backbones import FPN, VGG, Backbone, BackboneWithFPN, ResNet, conv5_stage
-from detres.classifier import Classifier
+from detres.api import Detector, ImageClassifier
+from detres.backbones import FPN, VGG, Backbone, BackboneWithFPN, CifarResNet, ResNet, conv5_stage
+from detres.classifier import Classifier, Mixing
+from detres.classifier.vgg_head import VGGHead
 from detres.config import Config, config_from_dict
+from detres.config import backbones as backbone_settings
 from detres.config import data as data_settings
 from detres.config import model as model_settings
 from detres.data.annotations import DetectionDataset
+from detres.data.cifar import Cifar10Dataset
 from detres.data.coco import CocoDataset
+from detres.data.flat_images import FlatImagesDataset
 from detres.data.image_folder import ImageFolderDataset
 from detres.data.joined import JoinedDataset
 from detres.data.loader import EvalLoader, TrainLoader
@@ -35,6 +40,7 @@ from detres.layers.pixels import PixelNormalizer
 from detres.layers.roi_pool import RoIPooler
 from detres.weights.backbone import load_backbone
 from detres.weights.load import load_weights
+from detres.weights.pixels import pixel_mismatch
 from detres.weights.report import LoadReport
 from detres.weights.sources import read_state_dict
 
@@ -44,13 +50,15 @@ AnyDataset = DetectionDataset | ClassificationDataset
 # Networks
 
 
-def build_backbone(settings: model_settings.Backbone) -> Backbone:
+def build_backbone(settings: backbone_settings.Backbone) -> Backbone:
     """The backbone that `model.backbone` describes, randomly initialised."""
     options = settings.model_dump(exclude={"type", "weights"})
     match settings:
-        case model_settings.ResNetSettings():
+        case backbone_settings.ResNetSettings():
             return ResNet(**options)
-        case model_settings.VGGSettings():
+        case backbone_settings.CifarResNetSettings():
+            return CifarResNet(**options)
+        case backbone_settings.VGGSettings():
             return VGG(**options)
         case _:
             outside = _outside(settings.type, "model.backbone.type")(**settings.args)
@@ -103,13 +111,23 @@ def build_model(config: Config, num_classes: int) -> FasterRCNN | Classifier:
     settings = config.model
     if isinstance(settings, model_settings.FasterRCNNSettings):
         return build_detector(settings, num_classes)
+    backbone = build_backbone(settings.backbone)
     return Classifier(
-        build_backbone(settings.backbone),
+        backbone,
         num_classes,
+        head=_build_classifier_head(settings.head, backbone),
         pixels=PixelNormalizer(**settings.pixels.model_dump()),
         label_smoothing=settings.label_smoothing,
         dropout=settings.dropout,
+        mixing=None if settings.mixing is None else Mixing(**settings.mixing.model_dump()),
     )
+
+
+def _build_classifier_head(settings: model_settings.LinearHead | model_settings.VGGHead, backbone: Backbone) -> Any:
+    if isinstance(settings, model_settings.LinearHead):
+        return None
+    last = list(backbone.feature_specs.values())[-1]
+    return VGGHead(last.channels, **settings.model_dump(exclude={"type"}))
 
 
 def load_initial_weights(
@@ -128,7 +146,11 @@ def load_initial_weights(
         )
         return [report]
     if config.model.backbone.weights is not None:
-        return [load_backbone(model, read_state_dict(config.model.backbone.weights))]
+        found = read_state_dict(config.model.backbone.weights)
+        report = load_backbone(model, found)
+        if mismatch := pixel_mismatch(found, config.model.pixels.model_dump()):
+            warnings.warn(mismatch, stacklevel=2)
+        return [report]
     return []
 
 
@@ -140,11 +162,13 @@ def data_root() -> Path:
     return Path(os.environ.get("DETRES_DATASETS", "datasets"))
 
 
-def build_dataset(settings: data_settings.Dataset, on_bad_box: str = "drop") -> AnyDataset:
-    """The data set that one entry of `data` describes."""
+def build_dataset(
+    settings: data_settings.Dataset, on_bad_box: str = "drop", class_names: Sequence[str] | None = None
+) -> AnyDataset:
+    """The data set that one entry of `data` describes; `class_names` gives a classification set its labels."""
     options = settings.model_dump(exclude={"type"})
-    for name in ("annotations", "images", "root"):
-        if name in options:
+    for name in ("annotations", "images", "root", "labels", "classes"):
+        if options.get(name) is not None:
             options[name] = data_root() / options[name]
     match settings:
         case data_settings.CocoDataset():
@@ -152,7 +176,11 @@ def build_dataset(settings: data_settings.Dataset, on_bad_box: str = "drop") -> 
         case data_settings.VocDataset():
             return VocDataset(**options, on_bad_box=on_bad_box)
         case data_settings.ImageFolderDataset():
-            return ImageFolderDataset(**options)
+            return ImageFolderDataset(**options, class_names=class_names)
+        case data_settings.FlatImagesDataset():
+            return FlatImagesDataset(**options, class_names=class_names)
+        case data_settings.Cifar10Dataset():
+            return Cifar10Dataset(**options, class_names=class_names)
         case _:
             return cast(AnyDataset, _outside(settings.type, "data")(**settings.args))
 
@@ -177,10 +205,13 @@ def build_eval_dataset(config: Config, class_names: Sequence[str], split: str = 
     if settings is None:
         raise ValueError(f"data.{split}: the configuration has no {split} set; add one, or evaluate on val")
     where = f"data.{split}"
-    if isinstance(settings, data_settings.ImageFolderDataset):
-        return ImageFolderDataset(data_root() / settings.root, class_names=class_names)
-    dataset = build_dataset(settings, config.data.on_bad_box)
+    dataset = build_dataset(settings, config.data.on_bad_box, class_names)
     if isinstance(config.model, model_settings.ClassifierSettings):
+        if tuple(dataset.class_names) != tuple(class_names):  # only a set of the user's own class can get here
+            raise ValueError(
+                f"{where}: its classes are {', '.join(dataset.class_names[:8])} ..., expected those of the training "
+                f"set in their order: {', '.join(class_names[:8])} ..."
+            )
         return dataset
     return with_classes(cast(DetectionDataset, dataset), class_names, where)
 
@@ -253,7 +284,7 @@ def model_from_checkpoint(
     """
     state = load_checkpoint(path)
     config = config_from_dict(state["config"], str(path))
-    if isinstance(config.model.backbone, model_settings.OutsideBackbone) and not trust_code:
+    if isinstance(config.model.backbone, backbone_settings.OutsideBackbone) and not trust_code:
         raise ValueError(
             f"{path}: its backbone is the class {config.model.backbone.type}, which would be imported and run. If you "
             "know where the file comes from, allow it: --trust-code, or detres.load(..., trust_code=True)"
@@ -264,14 +295,13 @@ def model_from_checkpoint(
     return model.eval(), config, names
 
 
-def detector_from_checkpoint(
+def predictor_from_checkpoint(
     path: str | Path, device: str | torch.device = "auto", *, trust_code: bool = False
-) -> Detector:
-    """What `detres.load` returns. Raises ValueError for a checkpoint that holds no detector."""
+) -> Detector | ImageClassifier:
+    """What `detres.load` returns: a Detector or an ImageClassifier, by what the checkpoint holds."""
     model, config, names = model_from_checkpoint(path, trust_code=trust_code)
-    if not isinstance(model, FasterRCNN):
-        raise ValueError(f"{path} holds a classifier; expected a detector, as tools/train_net.py writes them")
-    return Detector(
+    kind = Detector if isinstance(model, FasterRCNN) else ImageClassifier
+    return kind(
         model,
         names,
         build_transforms(config, training=False),

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 import time
 import warnings
@@ -20,10 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         add_arguments(added)
         added.set_defaults(command=command)
     arguments, rest = parser.parse_known_args(argv)
-    if any(text.startswith("-") for text in rest) or (rest and not hasattr(arguments, "overrides")):
+    loose = getattr(arguments, "overrides", getattr(arguments, "sources", None))
+    if any(text.startswith("-") for text in rest) or (rest and loose is None):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:  # argparse takes positional arguments from one place only; overrides may stand anywhere
-        arguments.overrides += rest
+    if loose is not None:  # argparse takes positional arguments from one place only; these may stand anywhere
+        loose += rest
     return _guarded(arguments.command, arguments)
 
 
@@ -94,38 +96,58 @@ def _run_training(arguments: argparse.Namespace, kind: str) -> int:
 
 
 def _add_eval(parser: argparse.ArgumentParser) -> None:
-    _add_config(parser)
+    _add_config(parser, required=False)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--weights", help="a checkpoint, or a state dict that fits the configured model")
+    text = "a checkpoint (--config may then be left out), or a state dict that fits the configured model; several: an "
+    what.add_argument("--weights", nargs="+", metavar="FILE", help=text + "ensemble of classifiers")
     what.add_argument("--detections", help="judge an existing COCO results file instead of a model")
     parser.add_argument("--split", choices=("val", "test"), default="val")
     parser.add_argument("--output", help="folder for the results; default: beside the weights, eval or eval_test")
+    parser.add_argument("--trust-code", action="store_true", help="allow a checkpoint to name classes of your own")
 
 
 def _eval(arguments: argparse.Namespace) -> int:
     from detres.config import load_config
+    from detres.jobs.eval_weights import stored_config
     from detres.jobs.evaluate import evaluate
 
-    config = load_config(arguments.config, arguments.overrides).config
-    beside = Path(arguments.weights or arguments.detections).parent
+    weights = [text for text in arguments.weights or [] if not _is_override(text)]
+    overrides = [text for text in arguments.weights or [] if _is_override(text)] + arguments.overrides
+    if not weights and arguments.detections is None:
+        raise ValueError(f"--weights: got {' '.join(arguments.weights)}, expected a file")
+    if arguments.config is not None:
+        config = load_config(arguments.config, overrides).config
+    elif weights:
+        config = stored_config(weights[0], overrides, trust_code=arguments.trust_code)
+    else:
+        raise ValueError("--detections: results do not tell what they were made on; add --config")
+    beside = Path(weights[0] if weights else arguments.detections).parent
     output = arguments.output or str(beside / ("eval" if arguments.split == "val" else "eval_test"))
     evaluation, written = evaluate(
         config,
-        weights=arguments.weights,
+        weights=weights,
         detections=arguments.detections,
         split=arguments.split,
         output=Path(output),
+        trust_code=arguments.trust_code,
     )
     print(f"{evaluation.metrics.table()}\n")
     _print_paths(written)
     return 0
 
 
+def _is_override(text: str) -> bool:
+    """Whether an argument behind several values is a setting and not one of them: `eval.batch_size=8`."""
+    return re.match(r"[a-z_]\w*(\.\w+)*=", text) is not None and not Path(text).exists()
+
+
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", required=True, help="a detres checkpoint; it knows its configuration and classes")
     parser.add_argument("sources", nargs="+", help="images, folders, videos, globs")
-    parser.add_argument("--output", required=True, help="folder for the pictures and detections.json")
-    parser.add_argument("--score-threshold", type=float, default=0.5)
+    parser.add_argument("--output", required=True, help="folder for the pictures and the JSON file")
+    parser.add_argument(
+        "--score-threshold", type=float, help="leave out what scores less; default: 0.5 for objects, 0 for labels"
+    )
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--trust-code", action="store_true", help="allow a backbone class of your own")
     parser.add_argument("--skip-bad", action="store_true", help="report unreadable images and go on")
@@ -149,8 +171,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     shown.finish()
     for file, reason in summary.skipped:
         print(f"skipped {file}: {reason}")
-    print(f"{summary.num_detections} objects in {summary.num_images} images")
-    _print_paths([summary.json, *summary.pictures[:3]])
+    print(summary.headline)
+    _print_paths([summary.json, *summary.tables, *summary.pictures[:3]])
     if len(summary.pictures) > 3:
         print(f"  ... and {len(summary.pictures) - 3} more pictures")
     return 0
@@ -178,6 +200,27 @@ class _ProgressLine:
             print("\r\x1b[K", end="", file=sys.stderr)
 
 
+def _add_recompute_norms(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", required=True, help="a detres checkpoint; it knows its configuration and data")
+    parser.add_argument("--output", required=True, help="the checkpoint to write")
+    parser.add_argument("--images", type=int, help="how many training images; default: as many as the set has")
+    parser.add_argument("--evaluate", action="store_true", help="the validation metrics before and after")
+    parser.add_argument("--trust-code", action="store_true", help="allow a backbone class of your own")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change: data.workers=8")
+
+
+def _recompute_norms(arguments: argparse.Namespace) -> int:
+    from detres.jobs.recompute_norms import recompute_norms
+
+    options = {name: getattr(arguments, name) for name in ("images", "evaluate", "overrides", "trust_code")}
+    result = recompute_norms(arguments.weights, arguments.output, **options)
+    print(f"batch norm statistics of {result.num_images} training images")
+    if arguments.evaluate:
+        print(result.describe())
+    _print_paths([Path(arguments.output)])
+    return 0
+
+
 def _add_config_command(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("show",), help="show: the resolved YAML and where each value comes from")
     _add_config(parser)
@@ -191,13 +234,18 @@ def _config(arguments: argparse.Namespace) -> int:
 
 
 def _add_benchmark(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("work", nargs="?", choices=("infer", "train", "all"), default="all")
+    parser.add_argument("work", nargs="?", choices=("infer", "train", "pretrain", "all"), default="all")
     parser.add_argument("--against", choices=("torchvision",), default="torchvision")
     parser.add_argument("--image", help="default: photos of COCO below DETRES_DATASETS, else a generated picture")
     parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("H", "W"), help="default: 800 1066 for infer, 512 512 for train"
+        "--size", type=int, nargs=2, metavar=("H", "W"),
+        help="default: 800 1066 for infer, 512 512 for train, 64 64 for pretrain",
+    )  # fmt: skip
+    parser.add_argument("--batch-size", type=int, help="default: 1 for infer, 2 for train, 32 for pretrain")
+    parser.add_argument(
+        "--data", help="images for pretrain, root/<class>/<image>; default: Tiny ImageNet below DETRES_DATASETS"
     )
-    parser.add_argument("--batch-size", type=int, help="default: 1 for infer, 2 for train")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read images for pretrain, on each side")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
@@ -208,16 +256,64 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     from detres.jobs.benchmark import benchmark, format_results, write_results
 
     results = benchmark(
-        ("infer", "train") if arguments.work == "all" else (arguments.work,),
+        ("infer", "train", "pretrain") if arguments.work == "all" else (arguments.work,),
         size_hw=arguments.size,
         batch_size=arguments.batch_size,
         image=arguments.image,
+        data=arguments.data,
+        workers=arguments.workers,
         repeats=arguments.repeats,
         device=arguments.device,
         threads=arguments.threads,
     )
     print(f"\n{format_results(results)}\n")
     _print_paths(write_results(results, arguments.output))
+    return 0
+
+
+def _add_figure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=("errors", "responses"), help="of runs, or of checkpoints")
+    parser.add_argument("sources", nargs="*", metavar="[label=]path", help="run folders, or checkpoints of classifiers")
+    parser.add_argument(
+        "--panel", nargs="+", action="append", default=[], metavar=("TITLE", "RUN"), help="errors: a panel of its own"
+    )
+    parser.add_argument("--top", type=float, metavar="PERCENT", help="errors: end of the axis; default: by the runs")
+    parser.add_argument("--images", type=int, default=512, help="responses: how many validation images; default: 512")
+    parser.add_argument("--output", help="the picture (.png, .pdf, .svg); default: runs/errors.png, runs/responses.png")
+    parser.add_argument("--trust-code", action="store_true", help="allow a backbone class of your own")
+    parser.add_argument("--device", default="auto")
+
+
+def _figure(arguments: argparse.Namespace) -> int:
+    from detres.jobs.figures import draw_errors, draw_responses
+
+    output = arguments.output or f"runs/{arguments.what}.png"
+    if arguments.what == "errors":
+        panels = [("", arguments.sources)] if arguments.sources else []
+        panels += [(title, runs) for title, *runs in arguments.panel]
+        figure = draw_errors(panels, output, top=arguments.top)
+    else:
+        if arguments.panel or arguments.top is not None:
+            raise ValueError("figure responses: --panel and --top belong to figure errors")
+        options = {"num_images": arguments.images, "device": arguments.device, "trust_code": arguments.trust_code}
+        figure = draw_responses(arguments.sources, output, **options)
+    print(f"{figure.table}\n")
+    _print_paths(figure.written)
+    return 0
+
+
+def _add_architecture(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: what such networks see")
+    parser.add_argument("--classes", type=int, help="default: 1000, with a CIFAR ResNet 10, with a detector 80")
+
+
+def _architecture(arguments: argparse.Namespace) -> int:
+    from detres.config import load_config
+    from detres.jobs.architecture import architecture
+
+    config = load_config(arguments.config, arguments.overrides).config
+    print(architecture(config, arguments.size, arguments.classes).table())
     return 0
 
 
@@ -230,7 +326,10 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Command, s
     "train": (_add_train, _train, "train a detector and report its mAP"),
     "pretrain": (_add_train, _pretrain, "train a classifier, whose backbone a detector can start from"),
     "eval": (_add_eval, _eval, "evaluate weights or an existing results file"),
-    "predict": (_add_predict, _predict, "draw and list the detections in images, folders and videos"),
+    "predict": (_add_predict, _predict, "detect in, or label, images, folders and videos"),
+    "recompute-norms": (_add_recompute_norms, _recompute_norms, "recompute batch norm statistics on training images"),
     "benchmark": (_add_benchmark, _benchmark, "time detres against torchvision, the same work on both sides"),
+    "figure": (_add_figure, _figure, "draw error curves of runs, or layer responses of checkpoints, as in the paper"),
+    "architecture": (_add_architecture, _architecture, "print a network's layers, sizes, parameters, multiply-adds"),
     "config": (_add_config_command, _config, "show a resolved configuration"),
 }

@@ -27,7 +27,14 @@ SMALL = [
 ]
 
 
-@pytest.mark.parametrize("name", [path.name for path in sorted(shipped_configs().glob("*.yaml"))])
+SHIPPED = [
+    path.relative_to(shipped_configs()).as_posix()
+    for path in sorted(shipped_configs().rglob("*.yaml"))
+    if path.parent.name != "base"
+]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_configuration_builds(name: str) -> None:
     config = load_config(name, NO_WEIGHTS).config
     with torch.device("meta"):  # shapes without numbers: ResNeXt-101 in a moment

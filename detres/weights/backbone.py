@@ -18,7 +18,7 @@ _PREFIXES = ("backbone.body.", "backbone.", "body.", "")
 # What lies behind the feature maps lives in a detector's head: conv5_x (C4), VGG's two fully connected layers.
 _HEAD = "roi_heads.box_head."
 _CONV5 = "layer4."
-_FULLY_CONNECTED = {"classifier.0.": "fc6.", "classifier.3.": "fc7."}
+_FULLY_CONNECTED = {"classifier.0.": "fc6.", "classifier.3.": "fc7.", "head.fc6.": "fc6.", "head.fc7.": "fc7."}
 _UNFOLDED = "identity norm with the folded bias: exact while the norm is frozen"
 
 
@@ -111,4 +111,4 @@ def _norm_after(conv: str) -> str:
 def _stage(name: str) -> str:
     """The part of a backbone that a file holds wholly or not at all: conv1, bn1, layer1, ...; each layer of VGG."""
     parts = name.split(".")
-    return ".".join(parts[:2]) if parts[0] in ("features", "classifier") else parts[0]
+    return ".".join(parts[:2]) if parts[0] in ("features", "classifier", "head") else parts[0]

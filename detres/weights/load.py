@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from detres.weights.head import HeadSide, RowMap, describe_head, head_part, map_rows, same_classes, why_no_rows
 from detres.weights.report import LoadReport, LoadRow, WeightsError, require_loaded
+from detres.weights.torchvision_names import in_classifier_names
 
 _SHOWN = 5
+_MEAN_IMAGE = "pixels.mean_image"
 
 
 class Copy(NamedTuple):
@@ -88,8 +90,9 @@ def load_weights(
     strict: bool = True,
     source: str = "weights",
 ) -> LoadReport:
-    """Copy `state_dict` into `model` (a detector or a classifier, in detres's names) and report every tensor.
+    """Copy `state_dict` into `model` (a detector or a classifier) and report every tensor.
 
+    Names are detres's; a classifier takes torchvision's as well, and those of the public CIFAR ResNets.
     Of the class-wise head (`cls_score`, `bbox_pred`, `fc`), the rows of classes that both `class_names` (the model's)
     and `source_class_names` (the file's) hold are copied to their place, the others keep their initialisation; without
     names, heads of equally many classes are copied by position. `source_background`: row of the background class in
@@ -98,8 +101,11 @@ def load_weights(
     Outside the head every tensor must fit, none may be missing or left over; `strict=False` takes what fits.
     Raises WeightsError, leaving the model as it was, for another architecture and when nothing could be loaded.
     """
-    state_dict = {key: tensor for key, tensor in state_dict.items() if not is_counter(key)}
-    plan = Plan(source, {key: tensor for key, tensor in model.state_dict().items() if not is_counter(key)})
+    own = model.state_dict()
+    everything = in_classifier_names(state_dict, own)
+    state_dict = {key: tensor for key, tensor in everything.items() if not is_counter(key)}
+    plan = Plan(source, {key: tensor for key, tensor in own.items() if not is_counter(key)})
+    plan.copies += [Copy(everything[key], own[key]) for key in own if is_counter(key) and key in everything]
     for key in state_dict:
         if key in plan.target and head_part(key) is None:
             plan.take(key, state_dict[key])
@@ -130,10 +136,16 @@ def require_same_architecture(plan: Plan, left_over: Sequence[str] = (), absent:
     ]
     if not found:
         return
+    remedy = "Build the model with the configuration that the weights were trained with"
+    if _MEAN_IMAGE in absent:
+        remedy = (
+            "Weights without a mean image want model.pixels.per_pixel_mean=null, and the model.pixels.mean and std "
+            "that they were trained with"
+        )
     counts = f"{len(plan.mismatched)} of another shape, {len(absent)} missing, {len(left_over)} left over"
     raise WeightsError(
-        f"{plan.source}: weights of another architecture ({counts}): {'; '.join(found[:_SHOWN])}. Build the model "
-        "with the configuration that the weights were trained with, or load with strict=False to take what fits"
+        f"{plan.source}: weights of another architecture ({counts}): {'; '.join(found[:_SHOWN])}. {remedy}, "
+        "or load with strict=False to take what fits"
     )
 
 

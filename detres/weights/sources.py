@@ -4,6 +4,7 @@ Nothing here executes what a file contains: torch files are read with weights_on
 """
 
 import difflib
+import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,8 +100,6 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> Any:
-    import pickle
-
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -156,7 +155,7 @@ def _read_torchvision(name: str) -> LoadedWeights:
     weights = _torchvision_entry(name)
     try:
         state = weights.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise WeightsError(
             f"{name}: could not be fetched from {weights.url} ({_first_line(error)}). Without a network, download "
             f"that file elsewhere and put it into {torch.hub.get_dir()}/checkpoints, or name the file itself"
@@ -165,7 +164,8 @@ def _read_torchvision(name: str) -> LoadedWeights:
     detects = names[:1] == ["__background__"]
     return LoadedWeights(
         state_dict=_tensors(state, name),
-        class_names=tuple(names[1:] if detects else names),
+        # ImageNet's are words (two of them twice), where data sets have WordNet ids: its classes go by their position.
+        class_names=tuple(names[1:]) if detects else (),
         source=name,
         background="first" if detects else None,
     )

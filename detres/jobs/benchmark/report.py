@@ -5,6 +5,7 @@ from typing import Any
 
 from detres.jobs.benchmark.timing import PARTS
 
+_ALL_PARTS = (*PARTS, "loading", "learning")
 _SETTINGS = ("torch", "torchvision", "device", "threads", "dtype", "mode", "repeats")
 
 
@@ -13,21 +14,30 @@ def format_results(results: dict[str, Any]) -> str:
     settings = results["settings"]
     lines = [settings["model"], ", ".join(f"{name} {settings[name]}" for name in _SETTINGS)]
     for work, figures in results["works"].items():
-        lines += ["", _title(work, figures), f"  same on both sides: {_agreement(figures['same'])}"]
+        lines += ["", _title(work, figures)]
+        if figures["same"]:
+            lines.append(f"  same on both sides: {_agreement(figures['same'])}")
         lines += [f"  {side:<12} {_spread(seconds)} s" for side, seconds in figures["seconds"].items()]
+        if work not in ("infer", "train"):
+            lines += [f"  {side:<12} {_images_per_second(figures, side)}" for side in figures["seconds"]]
         lines += [f"  {'ratio':<12} {_spread(figures['ratio'])} (torchvision / detres; above 1, detres is faster)", ""]
         sides = list(figures["parts"])
         lines.append(f"  {'seconds in':<16}" + "".join(f"{side:>13}" for side in sides))
-        for part in PARTS:
+        for part in _ALL_PARTS:
             if part in figures["parts"][sides[0]]:
                 lines.append(f"  {part:<16}" + "".join(f"{figures['parts'][side][part]:>13.3f}" for side in sides))
     return "\n".join(lines)
 
 
 def _title(work: str, figures: dict[str, Any]) -> str:
-    name = {"infer": "inference", "train": "training step"}[work]
+    names = {"infer": "inference", "train": "training step", "pretrain": "pretraining step"}
+    name = names.get(work, "input pipeline alone, one thread")
     height, width = figures["size_hw"]
     return f"{name}, {figures['batch_size']} x {height} x {width}, input {figures['input']}"
+
+
+def _images_per_second(figures: dict[str, Any], side: str) -> str:
+    return f"{figures['batch_size'] / figures['seconds'][side]['median']:.0f} images/s"
 
 
 def _spread(values: dict[str, Any]) -> str:
@@ -41,7 +51,7 @@ def _agreement(same: dict[str, Any]) -> str:
             parts.append(f"{found['same']:.1%} of {sum(found['per_image'])} {name}")
     losses = [abs(found["detres"] / found["torchvision"] - 1) for found in same.values() if "detres" in found]
     if losses:
-        parts.append(f"{len(losses)} losses to {max(losses):.0e}")
+        parts.append(f"{len(losses)} {'loss' if len(losses) == 1 else 'losses'} to {max(losses):.0e}")
     return ", ".join(parts)
 
 
@@ -77,7 +87,7 @@ def draw_chart(results: dict[str, Any], output: Path) -> None:
 def _draw_work(axes: Any, figures: dict[str, Any]) -> None:
     sides = list(figures["seconds"])
     left = [0.0] * len(sides)
-    for index, part in enumerate(PARTS):
+    for index, part in enumerate(_ALL_PARTS):
         if part not in figures["parts"][sides[0]]:
             continue
         widths = [max(0.0, figures["parts"][side][part]) for side in sides]

@@ -110,10 +110,10 @@ def compare(
     for i in range(repeats + 1):
         for name, side in sides.items():
             gc.collect()
-            started = _now(device)
+            started = clock(device)
             side.step(lambda _phase: None)
             if i > 0:
-                seconds[name].append(_now(device) - started)
+                seconds[name].append(clock(device) - started)
         if i > 0:
             progress(f"  {i}/{repeats}: " + ", ".join(f"{name} {each[-1]:.3f} s" for name, each in seconds.items()))
     first, last = seconds.values()
@@ -141,11 +141,11 @@ def measure_parts(sides: Mapping[str, Side], repeats: int, device: torch.device)
 def _parts(side: Side, device: torch.device) -> dict[str, float]:
     """One pass, with a clock at each phase and around each module."""
     phases: dict[str, float] = defaultdict(float)
-    last = _now(device)
+    last = clock(device)
 
     def lap(phase: str) -> None:
         nonlocal last
-        now = _now(device)
+        now = clock(device)
         phases[phase] += now - last
         last = now
 
@@ -166,10 +166,10 @@ def _clocks(modules: Mapping[str, Sequence[nn.Module]], device: torch.device) ->
     handles = []
 
     def start(part: str) -> None:
-        seconds[part] -= _now(device)
+        seconds[part] -= clock(device)
 
     def stop(part: str) -> None:
-        seconds[part] += _now(device)
+        seconds[part] += clock(device)
 
     for part, members in modules.items():
         for module in members:
@@ -182,7 +182,8 @@ def _clocks(modules: Mapping[str, Sequence[nn.Module]], device: torch.device) ->
             handle.remove()
 
 
-def _now(device: torch.device) -> float:
+def clock(device: torch.device) -> float:
+    """Seconds, after all that the device was told to do is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

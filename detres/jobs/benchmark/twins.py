@@ -105,7 +105,7 @@ class Inputs:
 def make_inputs(size_hw: Sequence[int], batch_size: int, image: str | None, device: torch.device) -> Inputs:
     """`batch_size` images of `size_hw`: of the file `image`, else COCO photos below DETRES_DATASETS, else generated."""
     height, width = size_hw
-    files = [Path(image)] if image is not None else _coco_photos(batch_size)
+    files = [Path(image)] if image is not None else coco_photos(batch_size)
     source = ", ".join(file.name for file in files) if files else "generated"
     pictures = [_read(file, height, width) for file in files] or [_generate(height, width)]
     pictures = [pictures[i % len(pictures)].to(device) for i in range(batch_size)]
@@ -121,7 +121,7 @@ def make_inputs(size_hw: Sequence[int], batch_size: int, image: str | None, devi
     )
 
 
-def _coco_photos(count: int) -> list[Path]:
+def coco_photos(count: int) -> list[Path]:
     """The first photos of COCO's val2017, or of train2017, if DETRES_DATASETS has them."""
     if "DETRES_DATASETS" not in os.environ:
         return []
