@@ -1,11 +1,11 @@
 """detres: a ResNet, pretrained on classification, feeds a Faster R-CNN detector.
 
-    detector = detres.load("runs/coco_r50/best.pt")
-    detections = detector.predict("photo.jpg")
-    detections.draw().save("found.jpg")
+detector = detres.load("runs/coco_r50/best.pt")
+detections = detector.predict("photo.jpg")
+detections.draw().save("found.jpg")
 
-    classifier = detres.load("runs/imagenet_r50/best.pt")
-    classifier.predict("photo.jpg").top(5)
+classifier = detres.load("runs/imagenet_r50/best.pt")
+classifier.predict("photo.jpg").top(5)
 """
 
 from detres.api import Detector, ImageClassifier, load

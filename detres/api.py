@@ -194,7 +194,7 @@ def load(
     (`type: module:Class`), which is imported and called. Raises ValueError naming the file when it is missing,
     truncated, or needs that trust.
     """
-    from detres.build import predictor_from_checkpoint
+    from detres.wiring import predictor_from_checkpoint
 
     return predictor_from_checkpoint(path, device, trust_code=trust_code)
 

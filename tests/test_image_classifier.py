@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 import detres
-from detres import build
+from detres import wiring
 from detres.api import Detector, ImageClassifier
 from detres.config import config_from_dict, config_to_dict
 from detres.engine.checkpoint import save_checkpoint
@@ -141,7 +141,7 @@ def test_load_tells_classifiers_from_detectors(tmp_path: Path) -> None:
         },
         "test",
     )
-    model = build.build_model(config, 3).eval()
+    model = wiring.build_model(config, 3).eval()
     torch.nn.init.normal_(model.fc.weight)
     state = {"kind": "classifier", "class_names": list(NAMES), "config": config_to_dict(config)}
     save_checkpoint(tmp_path / "c.pt", {**state, "model": model.state_dict(), "ema": None})

@@ -103,9 +103,7 @@ class BarReporter:
         # no markup: file names may hold brackets
         self._console = Console(file=stream, markup=False, highlight=False)
         details = TextColumn("{task.fields[details]}", markup=False, table_column=Column(no_wrap=True, ratio=1))
-        self._bar = Progress(
-            BarColumn(bar_width=16), MofNCompleteColumn(), details, console=self._console, expand=True
-        )
+        self._bar = Progress(BarColumn(bar_width=16), MofNCompleteColumn(), details, console=self._console, expand=True)
         self._task = self._bar.add_task("training", total=num_steps, details="first steps ...")
 
     def __enter__(self) -> "BarReporter":

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from detres.backbones import VGG, CifarResNet, ResNet
 from detres.backbones.blocks import BasicBlock, Bottleneck
-from detres.build import build_model
 from detres.classifier import Classifier
 from detres.config import Config
 from detres.config.backbones import CifarResNetSettings, OutsideBackbone, ResNetSettings
 from detres.detector import FasterRCNN
 from detres.evaluation.metrics import format_rows
 from detres.structures import ImageBatch
+from detres.wiring import build_model
 
 # Multiply-adds (table 1) and parameters (table 6) as the paper gives them, with 1000 and with 10 classes.
 _PAPER_MULTIPLY_ADDS = {18: 1.8e9, 34: 3.6e9, 50: 3.8e9, 101: 7.6e9, 152: 11.3e9}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from detres import build
+from detres import wiring
 from detres.classifier import Classifier, Ensemble
 from detres.config import Config, config_from_dict
 from detres.config.model import ClassifierSettings
@@ -58,8 +58,8 @@ def load_model(config: Config, weights: str, split: str) -> tuple[nn.Module, tup
     names = found.class_names
     if not names:
         settings = config.data.val if split == "val" or config.data.test is None else config.data.test
-        names = build.build_dataset(settings, config.data.on_bad_box).class_names
-    model = build.build_model(config, len(names))
+        names = wiring.build_dataset(settings, config.data.on_bad_box).class_names
+    model = wiring.build_model(config, len(names))
     report = load_weights(
         model,
         found.state_dict,
@@ -81,7 +81,7 @@ def _load_member(config: Config, weights: str, split: str, trust_code: bool) -> 
     if read_state_dict(weights).config is None:
         model, names = load_model(config, weights, split)
     else:
-        model, _, names = build.model_from_checkpoint(weights, trust_code=trust_code)
+        model, _, names = wiring.model_from_checkpoint(weights, trust_code=trust_code)
     if not isinstance(model, Classifier):
         raise ValueError(f"{weights}: holds a detector, expected a classifier; leave it out of the ensemble")
     return model, names

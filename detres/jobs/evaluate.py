@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from detres import build
+from detres import wiring
 from detres.api import choose_device
 from detres.config import Config
 from detres.data.annotations import DetectionDataset
@@ -57,9 +57,9 @@ class Evaluator:
     passes    how often a call goes through the set: once for each size at which eval.protocol sees it
     """
 
-    def __init__(self, config: Config, dataset: build.AnyDataset, device: torch.device) -> None:
+    def __init__(self, config: Config, dataset: wiring.AnyDataset, device: torch.device) -> None:
         self.config, self.dataset, self.device = config, dataset, device
-        self.loader = build.build_eval_loader(config, dataset)
+        self.loader = wiring.build_eval_loader(config, dataset)
         self._protocol_loaders = protocol_loaders(config, dataset)
         self.passes = len(self._protocol_loaders)
 
@@ -114,7 +114,7 @@ def _sum_of_probabilities(one: ImageScores, other: ImageScores) -> ImageScores:
     return one._replace(logits=torch.logaddexp(one.logits, other.logits))
 
 
-def image_ids(dataset: build.AnyDataset) -> list[Any]:
+def image_ids(dataset: wiring.AnyDataset) -> list[Any]:
     """The data set's own id of every image, in order."""
     return [dataset.image_id(i) for i in range(len(dataset))]
 
@@ -148,7 +148,7 @@ def evaluate(
         assert weights, "evaluate needs weights or detections"
         files = [weights] if isinstance(weights, str) else list(weights)
         model, class_names = load_networks(config, files, split, trust_code=trust_code)
-        evaluator = Evaluator(config, build.build_eval_dataset(config, class_names, split), device)
+        evaluator = Evaluator(config, wiring.build_eval_dataset(config, class_names, split), device)
         with build_reporter(len(evaluator.dataset) * evaluator.passes) as reporter:
             evaluation = evaluator(model.to(device), reporter.advance)
     absent = detections is not None  # a results file can be judged where the images are not
@@ -160,7 +160,7 @@ def _evaluator_alone(config: Config, split: str, device: torch.device) -> Evalua
     settings = config.data.val if split == "val" else config.data.test
     if settings is None:
         raise ValueError(f"data.{split}: the configuration has no {split} set; evaluate on another one")
-    return Evaluator(config, build.build_dataset(settings, config.data.on_bad_box), device)
+    return Evaluator(config, wiring.build_dataset(settings, config.data.on_bad_box), device)
 
 
 def write_evaluation(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from detres import build
+from detres import wiring
 from detres.api import choose_device
 from detres.classifier import Classifier
 from detres.classifier.responses import measured_responses
@@ -113,12 +113,12 @@ def measure(
     checkpoint: str, label: str, num_images: int, device: torch.device, trust_code: bool = False
 ) -> NetworkResponses:
     """Run the network of a checkpoint over images of its validation set."""
-    model, config, class_names = build.model_from_checkpoint(checkpoint, trust_code=trust_code)
+    model, config, class_names = wiring.model_from_checkpoint(checkpoint, trust_code=trust_code)
     if not isinstance(model, Classifier):
         raise ValueError(f"{checkpoint} holds a detector; expected a classifier, as tools/pretrain.py writes them")
     dataset = _some_images(config, class_names, num_images)
     show(f"{label}: {checkpoint} on {len(dataset)} validation images")
-    loader = build.build_eval_loader(config, dataset)
+    loader = wiring.build_eval_loader(config, dataset)
     with build_reporter(len(dataset)) as reporter, measured_responses(model.backbone) as responses:
         classify_all(
             model.to(device), loader, device=device, precision=config.eval.precision, progress=reporter.advance,
@@ -133,7 +133,7 @@ def measure(
 
 def _some_images(config: Config, class_names: Sequence[str], num_images: int) -> ClassificationSubset:
     """That many images spread evenly over the validation set: sets are often sorted by class."""
-    dataset: Any = build.build_eval_dataset(config, class_names)
+    dataset: Any = wiring.build_eval_dataset(config, class_names)
     if not len(dataset):
         raise ValueError("data.val: the validation set has no images to run the network on")
     return ClassificationSubset(dataset, np.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).round())

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from detres import build
+from detres import wiring
 from detres.classifier import TenCrop, WholeImage
 from detres.config import Config
 from detres.config.data import ResizeShortest
@@ -10,7 +10,7 @@ from detres.config.train import MultiScaleProtocol, TenCropProtocol
 from detres.data.loader import EvalLoader
 
 
-def protocol_loaders(config: Config, dataset: build.AnyDataset) -> list[EvalLoader]:
+def protocol_loaders(config: Config, dataset: wiring.AnyDataset) -> list[EvalLoader]:
     """One loader for each size at which the images are to be seen; those of all protocols but center only resize."""
     match config.eval.protocol:
         case TenCropProtocol(resize=shorter_side):
@@ -18,7 +18,7 @@ def protocol_loaders(config: Config, dataset: build.AnyDataset) -> list[EvalLoad
         case MultiScaleProtocol(scales=scales):
             return [_resizing_loader(config, dataset, scale) for scale in scales]
         case _:
-            return [build.build_eval_loader(config, dataset)]
+            return [wiring.build_eval_loader(config, dataset)]
 
 
 def with_protocol(model: nn.Module, config: Config) -> nn.Module:
@@ -32,7 +32,7 @@ def with_protocol(model: nn.Module, config: Config) -> nn.Module:
             return model
 
 
-def _resizing_loader(config: Config, dataset: build.AnyDataset, shorter_side: int) -> EvalLoader:
+def _resizing_loader(config: Config, dataset: wiring.AnyDataset, shorter_side: int) -> EvalLoader:
     steps = [ResizeShortest(type="resize_shortest", short=[shorter_side])]
     data = config.data.model_copy(update={"eval_transforms": steps})
-    return build.build_eval_loader(config.model_copy(update={"data": data}), dataset)
+    return wiring.build_eval_loader(config.model_copy(update={"data": data}), dataset)

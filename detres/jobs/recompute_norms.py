@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from detres import build
+from detres import wiring
 from detres.api import choose_device
 from detres.config import Config, config_from_dict, config_to_dict
 from detres.config.model import ClassifierSettings
@@ -57,16 +57,16 @@ def recompute_norms(
     if images is not None and images < 1:
         raise ValueError(f"--images: got {images}, expected at least 1")
     require_writable(output.parent, "choose another one by --output")
-    model, stored, names = build.model_from_checkpoint(weights, trust_code=trust_code)
+    model, stored, names = wiring.model_from_checkpoint(weights, trust_code=trust_code)
     config = _with_overrides(stored, overrides, weights)
     if not trust_code:
         _check_trusted(config, weights)
     device = choose_device(config.device)
     model = model.to(device)
-    dataset = build.build_train_dataset(config)
+    dataset = wiring.build_train_dataset(config)
     if dataset.class_names != names:
         raise ValueError(f"data.train: its classes are not those of {weights}; use the set that it was trained on")
-    evaluator = Evaluator(config, build.build_eval_dataset(config, names), device) if evaluate else None
+    evaluator = Evaluator(config, wiring.build_eval_dataset(config, names), device) if evaluate else None
     before = _evaluated(evaluator, model)
     num_images = _recompute(model, config, dataset, images or len(dataset), device)
     after = _evaluated(evaluator, model)
@@ -90,8 +90,8 @@ def _check_trusted(config: Config, source: str | Path) -> None:
         )
 
 
-def _recompute(model: nn.Module, config: Config, dataset: build.AnyDataset, images: int, device: torch.device) -> int:
-    loader = build.build_train_loader(config, dataset, pin_memory=device.type == "cuda")
+def _recompute(model: nn.Module, config: Config, dataset: wiring.AnyDataset, images: int, device: torch.device) -> int:
+    loader = wiring.build_train_loader(config, dataset, pin_memory=device.type == "cuda")
     size = config.train.batch_size // config.train.accumulate
     count = -(-images // size)
     stream = loader.stream(0)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from detres import build
+from detres import wiring
 from detres.api import choose_device
 from detres.config import Config, LoadedConfig, config_to_dict, format_resolved
 from detres.config.model import ClassifierSettings
@@ -53,7 +53,7 @@ def train(loaded: LoadedConfig, *, resume: bool = False) -> TrainingResult:
         raise
     run.write_config(format_resolved(loaded))
     summary = trainer.run()
-    best, _, _ = build.model_from_checkpoint(summary.best_checkpoint or summary.last_checkpoint, trust_code=True)
+    best, _, _ = wiring.model_from_checkpoint(summary.best_checkpoint or summary.last_checkpoint, trust_code=True)
     evaluation = evaluator(best.to(evaluator.device))
     written = write_evaluation(evaluation, evaluator, run.path / "eval", "val")
     return TrainingResult(summary, evaluation, [draw_curves(run.path), *written])
@@ -64,14 +64,14 @@ def _prepare(loaded: LoadedConfig, run: RunDirectory, resume: bool) -> tuple[Tra
     config = loaded.config
     device = choose_device(config.device)
     for training in (True, False):
-        build.build_transforms(config, training)  # a misspelt transform shows before the data are read
-    train_set = build.build_train_dataset(config)
-    val_set = build.build_eval_dataset(config, train_set.class_names)
+        wiring.build_transforms(config, training)  # a misspelt transform shows before the data are read
+    train_set = wiring.build_train_dataset(config)
+    val_set = wiring.build_eval_dataset(config, train_set.class_names)
     for name, dataset in (("train", train_set), ("val", val_set)):
         _describe(name, dataset)
-    model = build.build_model(config, len(train_set.class_names))
+    model = wiring.build_model(config, len(train_set.class_names))
     if not (resume and run.last.exists()):
-        for report in build.load_initial_weights(model, config, train_set.class_names):
+        for report in wiring.load_initial_weights(model, config, train_set.class_names):
             show(report.table())
         if config.model.pixels.per_pixel_mean is not None:
             _take_mean_image(model, config, train_set, config.model.pixels.per_pixel_mean)
@@ -81,14 +81,14 @@ def _prepare(loaded: LoadedConfig, run: RunDirectory, resume: bool) -> tuple[Tra
     return trainer, evaluator
 
 
-def _take_mean_image(model: Any, config: Config, train_set: build.AnyDataset, side: int) -> None:
+def _take_mean_image(model: Any, config: Config, train_set: wiring.AnyDataset, side: int) -> None:
     """Give the model the mean of the training images, transformed as for evaluation."""
     show(f"model.pixels.per_pixel_mean: taking the mean of {len(train_set)} training images")
     with build_reporter(len(train_set)) as reporter:
-        model.pixels.set_mean_image(mean_image(build.build_eval_loader(config, train_set), side, reporter.advance))
+        model.pixels.set_mean_image(mean_image(wiring.build_eval_loader(config, train_set), side, reporter.advance))
 
 
-def _describe(name: str, dataset: build.AnyDataset) -> None:
+def _describe(name: str, dataset: wiring.AnyDataset) -> None:
     """One line on a data set, and one for every kind of annotation that was left out."""
     show(f"{name}: {len(dataset)} images, {len(dataset.class_names)} classes")
     for message in drop_messages(cast(DetectionDataset, dataset)) if hasattr(dataset, "drop_report") else []:
@@ -99,12 +99,12 @@ def _build_trainer(
     config: Config,
     run: RunDirectory,
     model: nn.Module,
-    train_set: build.AnyDataset,
-    val_set: build.AnyDataset,
+    train_set: wiring.AnyDataset,
+    val_set: wiring.AnyDataset,
     device: torch.device,
 ) -> tuple[Trainer, Evaluator]:
     settings = config.train
-    loader = build.build_train_loader(config, train_set, pin_memory=device.type == "cuda")
+    loader = wiring.build_train_loader(config, train_set, pin_memory=device.type == "cuda")
     scaled = _scale(config, loader.steps_per_epoch)
     evaluator = Evaluator(config, val_set, device)
     reporter = build_reporter(scaled.steps)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from detres.backbones import CifarResNet, ResNet, conv5_stage
 from detres.backbones.blocks import BasicBlock, BlockStyle, Stage
-from detres.build import build_model
 from detres.config import load_config
+from detres.wiring import build_model
 
 NETWORKS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {
     "basic": (ResNet, {"depth": 34, "out_features": ["c2", "c3"]}),

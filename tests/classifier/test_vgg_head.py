@@ -8,7 +8,6 @@ import torchvision
 from torch import nn
 
 from detres.backbones import VGG
-from detres.build import build_detector
 from detres.classifier import Classifier
 from detres.classifier.vgg_head import VGGHead
 from detres.config import load_config
@@ -16,6 +15,7 @@ from detres.config.model import FasterRCNNSettings
 from detres.layers.pixels import PixelNormalizer
 from detres.structures import ImageBatch
 from detres.weights import load_backbone
+from detres.wiring import build_detector
 
 
 @pytest.fixture(autouse=True, scope="module")

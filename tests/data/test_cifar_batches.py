@@ -108,9 +108,7 @@ def test_corrupted_and_missing_files_are_named(tmp_path: Path, monkeypatch: pyte
         ([1], "holds a list, expected a dict"),
     ],
 )
-def test_other_contents_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: Any, error: str
-) -> None:
+def test_other_contents_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: Any, error: str) -> None:
     write_batches(tmp_path / "b", monkeypatch)
     write_python2(tmp_path / "b" / "test_batch", content)
     publish(tmp_path / "b", monkeypatch)

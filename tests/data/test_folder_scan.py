@@ -34,9 +34,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert images_below(tmp_path / "set", ScanProgress(tmp_path)) == ["broken.jpg", "linked/1.jpg"]
 
 
-def test_long_scans_tell_how_far_they_are(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_long_scans_tell_how_far_they_are(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     times = iter([0.0, 1.0, 2.5, 2.5, 3.0, 4.6, 4.6])  # a line is written at 2.5 and 4.6, and the clock read again
     monkeypatch.setattr(folder_scan, "time", SimpleNamespace(monotonic=lambda: next(times)))
     progress = ScanProgress("train")

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from detres import build
+from detres import wiring
 from detres.config import load_config
 from detres.detector import FasterRCNN
+from detres.layers.pixels import PixelNormalizer
 from detres.structures import Detections, GroundTruth, ImageBatch, Proposals
 from tests.backbones.test_backbones_golden import RENAMED as BACKBONE_NAMES
 
@@ -57,8 +58,8 @@ def case(golden: Path, request: pytest.FixtureRequest) -> tuple[FasterRCNN, dict
     overrides = [*AS_DETECTRON2, f"model.pixels.size_divisibility={divisor}"]
     config = load_config(CONFIGS[architecture], overrides).config
     with torch.device("meta"):
-        model = build.build_model(config, 80)
-    model.pixels = build.PixelNormalizer(**config.model.pixels.model_dump())
+        model = wiring.build_model(config, 80)
+    model.pixels = PixelNormalizer(**config.model.pixels.model_dump())
     known = set(model.state_dict())
     model.load_state_dict({our_name(k): w for k, w in weights.items() if our_name(k) in known}, assign=True)
     with np.load(golden / f"golden_{architecture}.npz") as file:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2
 
-from detres import build
+from detres import wiring
 from detres.config import load_config
 from detres.detector import FasterRCNN
 from detres.jobs.benchmark.twins import randomise
@@ -49,7 +49,7 @@ def detres_model(version: int) -> FasterRCNN:
         f"model.roi_heads.detections_per_image={NO_CUT}",
     ]
     settings = load_config(CONFIGS[version], overrides).config.model
-    return build.build_detector(settings, NUM_CLASSES).eval()
+    return wiring.build_detector(settings, NUM_CLASSES).eval()
 
 
 def twins(version: int, short_side: int) -> tuple[TorchvisionFasterRCNN, FasterRCNN]:

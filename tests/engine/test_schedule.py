@@ -114,9 +114,7 @@ def test_steps_or_epochs():
 
 
 def test_a_warm_up_until_the_error_is_low_enough():
-    schedule = build_schedule(
-        type="multistep", steps=100, milestones=[50], warmup_factor=0.1, warmup_until_error=0.8
-    )
+    schedule = build_schedule(type="multistep", steps=100, milestones=[50], warmup_factor=0.1, warmup_until_error=0.8)
     assert schedule(0) == schedule(40) == pytest.approx(0.1)
     schedule.observe_step({"loss": 1.0})  # tells nothing
     schedule.observe_step({"error_top1": 0.8})

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from detres import build
+from detres import wiring
 from detres.data.views import ClassificationSubset
 from tests.jobs.conftest import Outcome, Workshop
 
@@ -88,8 +88,8 @@ def test_responses_of_a_checkpoint(workshop: Workshop, detres: Detres, tmp_path:
 
 def _stds_by_hooks(checkpoint: Path) -> list[float]:
     """The same from torch's own layers: the block's norms are called by hand on the maps that their convs put out."""
-    model, config, names = build.model_from_checkpoint(checkpoint)
-    loader = build.build_eval_loader(config, build.build_eval_dataset(config, names))
+    model, config, names = wiring.model_from_checkpoint(checkpoint)
+    loader = wiring.build_eval_loader(config, wiring.build_eval_dataset(config, names))
     maps: dict[str, list[torch.Tensor]] = {}
     with torch.no_grad():
         for batch in loader:

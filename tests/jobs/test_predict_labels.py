@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from detres import build
+from detres import wiring
 from detres.api import ImageClassifier
 from detres.data.image_io import ImageError
 from detres.data.image_sources import SourceError
@@ -158,7 +158,7 @@ def test_the_command_labels_images_as_the_network_does(workshop: Workshop, detre
     assert f"{len(files)} images labelled" in outcome.out and "predictions.csv" in outcome.out
     entries = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
     assert [entry["file"] for entry in entries] == [str(file) for file in files]
-    model, _, names = build.model_from_checkpoint(weights)
+    model, _, names = wiring.model_from_checkpoint(weights)
     for file, entry in zip(files, entries, strict=True):
         pixels = torch.from_numpy(np.asarray(Image.open(file).convert("RGB")).copy()).permute(2, 0, 1)
         scores = model.predict(ImageBatch.from_images([pixels])).softmax(dim=1)[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detres import build
+from detres import wiring
 from detres.config import config_from_dict, config_to_dict
 from detres.engine.checkpoint import load_checkpoint, save_checkpoint
 from detres.weights import load_backbone, read_state_dict
@@ -36,10 +36,10 @@ def test_statistics_of_the_training_set(detres: Detres, workshop: Workshop, tmp_
 
     # The first norm's, from all training images at once: without random transforms it does not matter in which order.
     config = config_from_dict(new["config"])
-    model, config, _ = build.model_from_checkpoint(target)
-    dataset = build.build_train_dataset(config)
+    model, config, _ = wiring.model_from_checkpoint(target)
+    dataset = wiring.build_train_dataset(config)
     count = -(-len(dataset) // config.train.batch_size)
-    stream = build.build_train_loader(config, dataset).stream(0)
+    stream = wiring.build_train_loader(config, dataset).stream(0)
     maps = []
     for _ in range(count):
         images = next(stream).images
@@ -56,10 +56,10 @@ def test_a_detector_starts_from_them_with_frozen_norms(detres: Detres, workshop:
         "recompute-norms", "--weights", workshop.runs / "pretrain" / "best.pt", "--output", target, "--images", 8
     )
     assert outcome.code == 0 and "of 8 training images" in outcome.out
-    _, config, names = build.model_from_checkpoint(workshop.runs / "tiny" / "best.pt")
+    _, config, names = wiring.model_from_checkpoint(workshop.runs / "tiny" / "best.pt")
     settings = config_to_dict(config)
     settings["model"]["backbone"] |= {"norm": "frozen_batch", "weights": str(target)}
-    detector = build.build_model(config_from_dict(settings), len(names))
+    detector = wiring.build_model(config_from_dict(settings), len(names))
     load_backbone(detector, read_state_dict(target))
     wanted, found = read_state_dict(target).state_dict, detector.state_dict()
     for norm in ("bn1", "layer2.1.bn2", "layer2.0.downsample.1"):

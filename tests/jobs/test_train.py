@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import detres as package
-from detres import build
+from detres import wiring
 from detres.config import load_config
 from detres.engine.checkpoint import load_checkpoint
 from detres.engine.progress import PlainReporter
@@ -87,8 +87,8 @@ def test_a_checkpoint_knows_its_classes_and_configuration(workshop: Workshop) ->
 
 def test_the_detector_starts_from_the_pretrained_backbone(workshop: Workshop, detres: Detres) -> None:
     config = load_config(workshop.config).config
-    model = build.build_model(config, 10)
-    build.load_initial_weights(model, config, [str(digit) for digit in range(10)])
+    model = wiring.build_model(config, 10)
+    wiring.load_initial_weights(model, config, [str(digit) for digit in range(10)])
     pretrained = load_checkpoint(workshop.runs / "pretrain" / "best.pt")["model"]
     assert torch.equal(
         model.state_dict()["backbone.body.layer2.1.conv2.weight"], pretrained["backbone.layer2.1.conv2.weight"]
@@ -163,8 +163,8 @@ def test_fine_tuning_to_other_classes(workshop: Workshop, detres: Detres, tmp_pa
     assert "classes kept:           2 (3, 7)" in outcome.out
     assert "classes re-initialised: 1 (one)" in outcome.out
     config = load_config(workshop.config, overrides).config
-    fresh, model = (build.build_model(config, 3) for _ in range(2))
-    build.load_initial_weights(model, config, ["one", "3", "7"])
+    fresh, model = (wiring.build_model(config, 3) for _ in range(2))
+    wiring.load_initial_weights(model, config, ["one", "3", "7"])
     rows, initial = (m.roi_heads.box_predictor.cls_score.weight for m in (model, fresh))
     trained = package.load(best, device="cpu").network.roi_heads.box_predictor.cls_score.weight
     assert torch.equal(rows[[1, 2, 3]], trained[[3, 7, 10]]) and torch.equal(rows[0], initial[0])

@@ -11,7 +11,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor
 
-from detres import build
+from detres import wiring
 from detres.classifier import Classifier
 from detres.config import config_to_dict, load_config
 from detres.detector import FasterRCNN
@@ -26,9 +26,9 @@ CLASSIFIER = ["model.backbone.depth=18", "model.backbone.out_features=[c5]", "mo
 def _load(form: str, weights: Path | str, depth: int = 18) -> tuple[FasterRCNN, list[LoadReport]]:
     """A detector of a shipped configuration, with its initial weights as training would load them."""
     config = load_config(form, [f"model.backbone.depth={depth}", f"model.backbone.weights={weights}"]).config
-    model = build.build_model(config, 3)
+    model = wiring.build_model(config, 3)
     assert isinstance(model, FasterRCNN)
-    return model, build.load_initial_weights(model, config, ("a", "b", "c"))
+    return model, wiring.load_initial_weights(model, config, ("a", "b", "c"))
 
 
 def _place(form: str, name: str) -> str:
@@ -58,9 +58,9 @@ def _write(state: dict[str, Tensor], folder: Path, source: str) -> Path:
     else:
         torch.save(state, folder / "theirs.pth")
         config = load_config("demo_pretrain.yaml", [*CLASSIFIER, f"model.weights={folder / 'theirs.pth'}"]).config
-        model = build.build_model(config, 5)
+        model = wiring.build_model(config, 5)
         assert isinstance(model, Classifier)
-        build.load_initial_weights(model, config, tuple("abcde"))
+        wiring.load_initial_weights(model, config, tuple("abcde"))
         content = {"kind": "classifier", "config": config_to_dict(config), "class_names": list("abcde")}
         save_checkpoint(path, {**content, "model": model.state_dict(), "ema": None})
     return path

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from detres.build import data_root
 from detres.jobs.benchmark.twins import coco_photos
+from detres.wiring import data_root
 
 _PHOTOS = 128
 _SMALL_HW, _LARGE_HW = (64, 64), (375, 500)  # those of Tiny ImageNet, and the usual ones of ImageNet

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detres import build
+from detres import wiring
 from detres.config import Config, config_from_dict
 from detres.engine.optimizer import build_optimizer
 from detres.engine.progress import SilentReporter
@@ -45,9 +45,9 @@ class Pretraining:
         from torchvision.models import resnet18
 
         self.config, self.device = _config(folder, size, batch_size, workers), device
-        dataset = build.build_train_dataset(self.config)
+        dataset = wiring.build_train_dataset(self.config)
         names = dataset.class_names
-        self.our_loader = build.build_train_loader(self.config, dataset, pin_memory=device.type == "cuda")
+        self.our_loader = wiring.build_train_loader(self.config, dataset, pin_memory=device.type == "cuda")
         self.their_loader = _their_loader(folder, size, batch_size, workers, device)
         theirs = cast(Any, self.their_loader.dataset)
         if (len(theirs), list(theirs.classes)) != (len(dataset), list(names)):
@@ -59,7 +59,7 @@ class Pretraining:
             raise ValueError(f"{folder}: {len(dataset)} images are less than a batch of {batch_size}; lower the batch")
         torch.manual_seed(self.config.seed)
         self.theirs = resnet18(num_classes=len(names)).to(device)
-        self.ours = build.build_model(self.config, len(names)).to(device)
+        self.ours = wiring.build_model(self.config, len(names)).to(device)
         self.ours.load_state_dict(classifier_from_torchvision(self.theirs.state_dict()))
 
     def check_same_work(self) -> dict[str, Any]:

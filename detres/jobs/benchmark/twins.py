@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detres.build import build_detector, data_root
 from detres.config import load_config
 from detres.config.model import FasterRCNNSettings
 from detres.data.image_io import read_image
 from detres.detector import FasterRCNN
 from detres.structures import GroundTruth, ImageBatch
+from detres.wiring import build_detector, data_root
 
 NUM_CLASSES = 90  # torchvision's head for COCO has as many, and the background
 _CONFIG = "coco_r50_torchvision.yaml"

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from detres.build import build_dataset, build_eval_dataset, build_eval_loader, build_train_dataset
 from detres.config import Config, ConfigError, load_config
 from detres.data.annotations import DatasetError
+from detres.wiring import build_dataset, build_eval_dataset, build_eval_loader, build_train_dataset
 
 RUN = """
 model: {type: classifier, backbone: {type: resnet, depth: 18}, pixels: {mean: [0, 0, 0], std: [1, 1, 1]}}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import detres as package
-from detres import build
+from detres import wiring
 from detres.backbones import BackboneWithFPN, FeatureSpec
 from detres.classifier import Classifier
 from detres.config import config_to_dict, load_config
@@ -16,6 +16,7 @@ from detres.detector import FasterRCNN
 from detres.detector.box_head import Conv5Head
 from detres.engine.checkpoint import save_checkpoint
 from detres.structures import Detections, GroundTruth, ImageBatch
+from detres.wiring.outside import outside_class
 
 NO_WEIGHTS = ["model.backbone.weights=null"]
 SMALL = [
@@ -38,7 +39,7 @@ SHIPPED = [
 def test_every_shipped_configuration_builds(name: str) -> None:
     config = load_config(name, NO_WEIGHTS).config
     with torch.device("meta"):  # shapes without numbers: ResNeXt-101 in a moment
-        model = build.build_model(config, 7)
+        model = wiring.build_model(config, 7)
     assert any(parameter.requires_grad for parameter in model.parameters())
     if isinstance(config.model, ClassifierSettings):
         assert isinstance(model, Classifier) and model.fc.out_features == 7
@@ -61,7 +62,7 @@ def test_every_shipped_configuration_builds(name: str) -> None:
 @pytest.mark.parametrize("name", ["coco_r18.yaml", "coco_r50_c4.yaml", "coco_r50_dc5.yaml"])
 def test_a_training_step_and_a_prediction(name: str) -> None:
     config = load_config(name, SMALL).config
-    model = build.build_model(config, 3)
+    model = wiring.build_model(config, 3)
     # batch norms without statistics of real weights let activations explode; here the step counts, not the values
     shapes = [(64, 96), (72, 64)]
     images = ImageBatch.from_images(
@@ -88,7 +89,7 @@ def test_a_training_step_and_a_prediction(name: str) -> None:
 
 def test_an_outside_class_that_is_not_there() -> None:
     with pytest.raises(ValueError, match=r"model.backbone.type: cannot import 'nowhere:Net'.*package.module:Class"):
-        build._outside("nowhere:Net", "model.backbone.type")
+        outside_class("nowhere:Net", "model.backbone.type")
 
 
 def test_a_checkpoint_cannot_have_code_run(tmp_path: Path) -> None:
@@ -108,11 +109,11 @@ def test_a_checkpoint_cannot_have_code_run(tmp_path: Path) -> None:
 def test_an_outside_class_that_is_no_backbone() -> None:
     settings = OutsideBackbone(type="torch.nn:Linear", args={"in_features": 1, "out_features": 1})
     with pytest.raises(ValueError, match="torch.nn:Linear is no backbone"):
-        build.build_backbone(settings)
+        wiring.build_backbone(settings)
 
 
 def test_data_paths_start_at_detres_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DETRES_DATASETS", raising=False)
-    assert build.data_root() == Path("datasets")
+    assert wiring.data_root() == Path("datasets")
     monkeypatch.setenv("DETRES_DATASETS", "/elsewhere")
-    assert build.data_root() == Path("/elsewhere")
+    assert wiring.data_root() == Path("/elsewhere")

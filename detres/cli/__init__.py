@@ -1,0 +1,88 @@
+"""`detres <command>`: reads the arguments, calls the job, says what came of it. tools/*.py are doors into the same."""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from detres.cli import judging, looking, training
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `detres ...`; returns the exit code: 0, 1 for what the user can mend, 130 or 143 when interrupted."""
+    parser = argparse.ArgumentParser(prog="detres", description="Faster R-CNN on ResNets: train, evaluate, predict.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="command")
+    for name, (add_arguments, command, help_text) in _COMMANDS.items():
+        added = commands.add_parser(name, help=help_text, description=help_text)
+        add_arguments(added)
+        added.set_defaults(command=command)
+    arguments, rest = parser.parse_known_args(argv)
+    loose = getattr(arguments, "overrides", getattr(arguments, "sources", None))
+    if any(text.startswith("-") for text in rest) or (rest and loose is None):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if loose is not None:  # argparse takes positional arguments from one place only; these may stand anywhere
+        loose += rest
+    return _guarded(arguments.command, arguments)
+
+
+def run_tool(name: str) -> int:
+    """The command `name` on its own, for tools/*.py."""
+    return main([name, *sys.argv[1:]])
+
+
+def _guarded(command: Command, arguments: argparse.Namespace) -> int:
+    """Errors that describe themselves are printed without a traceback; DETRES_DEBUG=1 shows it.
+
+    SIGTERM ends a command as Ctrl-C does, so that it tidies up; training puts its own handlers in place meanwhile.
+    """
+    from detres.engine.interruption import Interruption
+
+    interruption = Interruption()
+    try:
+        with interruption, interruption.at_once(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return command(arguments)
+    except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
+        if os.environ.get("DETRES_DEBUG"):
+            raise
+        print(f"detres: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stopped:
+        print(f"detres: {str(stopped) or 'interrupted'}", file=sys.stderr)
+        return getattr(stopped, "exit_code", 130)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"detres: warning: {message}", file=sys.stderr)
+
+
+_COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Command, str]] = {
+    "train": (training.add_train, training.train, "train a detector and report its mAP"),
+    "pretrain": (training.add_train, training.pretrain, "train a classifier, for a detector to start from"),
+    "eval": (judging.add_eval, judging.evaluate, "evaluate weights or an existing results file"),
+    "predict": (judging.add_predict, judging.predict, "detect in, or label, images, folders and videos"),
+    "recompute-norms": (
+        training.add_recompute_norms,
+        training.recompute_norms,
+        "recompute batch norm statistics",
+    ),
+    "benchmark": (
+        looking.add_benchmark,
+        looking.benchmark,
+        "time detres against torchvision at the same work",
+    ),
+    "figure": (
+        looking.add_figure,
+        looking.figure,
+        "draw the errors of runs, or the responses of layers",
+    ),
+    "architecture": (
+        looking.add_architecture,
+        looking.architecture,
+        "print layers, sizes, parameters, multiply-adds",
+    ),
+    "config": (looking.add_config_command, looking.config, "show a resolved configuration"),
+}

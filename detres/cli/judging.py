@@ -1,0 +1,114 @@
+"""`detres eval` and `detres predict`: what uses a checkpoint."""
+
+import argparse
+import re
+import sys
+import time
+from pathlib import Path
+
+from detres.cli.shared import add_config, print_paths
+
+
+def add_eval(parser: argparse.ArgumentParser) -> None:
+    add_config(parser, required=False)
+    what = parser.add_mutually_exclusive_group(required=True)
+    text = "a checkpoint (--config may then be left out), or a state dict that fits the configured model; several: an "
+    what.add_argument("--weights", nargs="+", metavar="FILE", help=text + "ensemble of classifiers")
+    what.add_argument("--detections", help="judge an existing COCO results file instead of a model")
+    parser.add_argument("--split", choices=("val", "test"), default="val")
+    parser.add_argument("--output", help="folder for the results; default: beside the weights, eval or eval_test")
+    parser.add_argument("--trust-code", action="store_true", help="allow a checkpoint to name classes of your own")
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    from detres.config import load_config
+    from detres.jobs.eval_weights import stored_config
+    from detres.jobs.evaluate import evaluate
+
+    weights = [text for text in arguments.weights or [] if not _is_override(text)]
+    overrides = [text for text in arguments.weights or [] if _is_override(text)] + arguments.overrides
+    if not weights and arguments.detections is None:
+        raise ValueError(f"--weights: got {' '.join(arguments.weights)}, expected a file")
+    if arguments.config is not None:
+        config = load_config(arguments.config, overrides).config
+    elif weights:
+        config = stored_config(weights[0], overrides, trust_code=arguments.trust_code)
+    else:
+        raise ValueError("--detections: results do not tell what they were made on; add --config")
+    beside = Path(weights[0] if weights else arguments.detections).parent
+    output = arguments.output or str(beside / ("eval" if arguments.split == "val" else "eval_test"))
+    evaluation, written = evaluate(
+        config,
+        weights=weights,
+        detections=arguments.detections,
+        split=arguments.split,
+        output=Path(output),
+        trust_code=arguments.trust_code,
+    )
+    print(f"{evaluation.metrics.table()}\n")
+    print_paths(written)
+    return 0
+
+
+def _is_override(text: str) -> bool:
+    """Whether an argument behind several values is a setting and not one of them: `eval.batch_size=8`."""
+    return re.match(r"[a-z_]\w*(\.\w+)*=", text) is not None and not Path(text).exists()
+
+
+def add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", required=True, help="a detres checkpoint; it knows its configuration and classes")
+    parser.add_argument("sources", nargs="+", help="images, folders, videos, globs")
+    parser.add_argument("--output", required=True, help="folder for the pictures and the JSON file")
+    parser.add_argument(
+        "--score-threshold", type=float, help="leave out what scores less; default: 0.5 for objects, 0 for labels"
+    )
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--trust-code", action="store_true", help="allow a backbone class of your own")
+    parser.add_argument("--skip-bad", action="store_true", help="report unreadable images and go on")
+    parser.add_argument("--device", default="auto")
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    from detres.api import load
+    from detres.jobs.predict import predict_to_folder
+
+    shown = _ProgressLine()
+    summary = predict_to_folder(
+        load(arguments.weights, arguments.device, trust_code=arguments.trust_code),
+        arguments.sources,
+        arguments.output,
+        score_threshold=arguments.score_threshold,
+        batch_size=arguments.batch_size,
+        on_bad_image="skip" if arguments.skip_bad else "error",
+        progress=shown.update,
+    )
+    shown.finish()
+    for file, reason in summary.skipped:
+        print(f"skipped {file}: {reason}")
+    print(summary.headline)
+    print_paths([summary.json, *summary.tables, *summary.pictures[:3]])
+    if len(summary.pictures) > 3:
+        print(f"  ... and {len(summary.pictures) - 3} more pictures")
+    return 0
+
+
+class _ProgressLine:
+    """Files done: one line that is written over on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self._on_terminal = sys.stderr.isatty()
+        self._last = 0.0
+
+    def update(self, done: int, total: int | None, name: str) -> None:
+        """Say how far it is."""
+        now = time.monotonic()
+        if now - self._last < (0.1 if self._on_terminal else 10.0):
+            return
+        self._last = now
+        text = f"{done}/{total if total is not None else '?'} {name}"
+        print(f"\r\x1b[K{text}" if self._on_terminal else text, end="" if self._on_terminal else "\n", file=sys.stderr)
+
+    def finish(self) -> None:
+        """Clear the line."""
+        if self._on_terminal:
+            print("\r\x1b[K", end="", file=sys.stderr)

@@ -1,0 +1,52 @@
+"""From a checkpoint, which knows its configuration, to the network in it."""
+
+from pathlib import Path
+
+import torch
+
+from detres.api import Detector, ImageClassifier
+from detres.classifier import Classifier
+from detres.config import Config, config_from_dict
+from detres.config import backbones as backbone_settings
+from detres.detector import FasterRCNN
+from detres.engine.checkpoint import load_checkpoint, load_model_state
+from detres.wiring.datasets import build_transforms
+from detres.wiring.networks import build_model
+
+
+def model_from_checkpoint(
+    path: str | Path, *, trust_code: bool = False
+) -> tuple[FasterRCNN | Classifier, Config, tuple[str, ...]]:
+    """The network of a detres checkpoint with its (averaged) weights, its configuration and its class names.
+
+    `trust_code`: whether the checkpoint may name a backbone class of somebody's (`type: module:Class`), which is then
+    imported and called. Raises CheckpointError naming the file when it is missing, damaged or not one of ours, and
+    ValueError when it names such a class and is not trusted.
+    """
+    state = load_checkpoint(path)
+    config = config_from_dict(state["config"], str(path))
+    if isinstance(config.model.backbone, backbone_settings.OutsideBackbone) and not trust_code:
+        raise ValueError(
+            f"{path}: its backbone is the class {config.model.backbone.type}, which would be imported and run. If you "
+            "know where the file comes from, allow it: --trust-code, or detres.load(..., trust_code=True)"
+        )
+    names = tuple(state["class_names"])
+    model = build_model(config, len(names))
+    load_model_state(model, state["ema"] or state["model"], path)
+    return model.eval(), config, names
+
+
+def predictor_from_checkpoint(
+    path: str | Path, device: str | torch.device = "auto", *, trust_code: bool = False
+) -> Detector | ImageClassifier:
+    """What `detres.load` returns: a Detector or an ImageClassifier, by what the checkpoint holds."""
+    model, config, names = model_from_checkpoint(path, trust_code=trust_code)
+    kind = Detector if isinstance(model, FasterRCNN) else ImageClassifier
+    return kind(
+        model,
+        names,
+        build_transforms(config, training=False),
+        device=device,
+        size_divisibility=config.model.pixels.size_divisibility,
+        precision=config.eval.precision,
+    )

@@ -1,0 +1,138 @@
+"""From `data` to data sets, transforms and loaders."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from detres.config import Config
+from detres.config import data as data_settings
+from detres.config import model as model_settings
+from detres.data.annotations import DetectionDataset
+from detres.data.cifar import Cifar10Dataset
+from detres.data.coco import CocoDataset
+from detres.data.flat_images import FlatImagesDataset
+from detres.data.image_folder import ImageFolderDataset
+from detres.data.joined import JoinedDataset
+from detres.data.loader import EvalLoader, TrainLoader
+from detres.data.sampler import TrainSampler
+from detres.data.samples import ClassificationDataset, TransformedClassificationDataset, TransformedDetectionDataset
+from detres.data.transforms import DetectionTransforms
+from detres.data.views import SubsetDataset, aspect_ratios, images_with_objects, repeat_factors, with_classes
+from detres.data.voc import VocDataset
+from detres.wiring.outside import outside_class
+
+AnyDataset = DetectionDataset | ClassificationDataset
+
+
+def data_root() -> Path:
+    """Where relative data paths start: the folder in DETRES_DATASETS, else datasets/ below the working directory."""
+    return Path(os.environ.get("DETRES_DATASETS", "datasets"))
+
+
+def build_dataset(
+    settings: data_settings.Dataset, on_bad_box: str = "drop", class_names: Sequence[str] | None = None
+) -> AnyDataset:
+    """The data set that one entry of `data` describes; `class_names` gives a classification set its labels."""
+    options = settings.model_dump(exclude={"type"})
+    for name in ("annotations", "images", "root", "labels", "classes"):
+        if options.get(name) is not None:
+            options[name] = data_root() / options[name]
+    match settings:
+        case data_settings.CocoDataset():
+            return CocoDataset(**options, on_bad_box=on_bad_box)
+        case data_settings.VocDataset():
+            return VocDataset(**options, on_bad_box=on_bad_box)
+        case data_settings.ImageFolderDataset():
+            return ImageFolderDataset(**options, class_names=class_names)
+        case data_settings.FlatImagesDataset():
+            return FlatImagesDataset(**options, class_names=class_names)
+        case data_settings.Cifar10Dataset():
+            return Cifar10Dataset(**options, class_names=class_names)
+        case _:
+            return cast(AnyDataset, outside_class(settings.type, "data")(**settings.args))
+
+
+def build_train_dataset(config: Config) -> AnyDataset:
+    """The training set of `data.train`: several sets are joined; images without objects go by option."""
+    entries = config.data.train if isinstance(config.data.train, list) else [config.data.train]
+    parts = [build_dataset(entry, config.data.on_bad_box) for entry in entries]
+    if isinstance(config.model, model_settings.ClassifierSettings):
+        if len(parts) > 1:
+            raise ValueError(f"data.train: got {len(parts)} sets, expected one for a classifier")
+        return parts[0]
+    dataset = cast(DetectionDataset, parts[0] if len(parts) == 1 else JoinedDataset(cast(Any, parts)))
+    if config.data.keep_empty_images:
+        return dataset
+    return SubsetDataset(dataset, images_with_objects(dataset))
+
+
+def build_eval_dataset(config: Config, class_names: Sequence[str], split: str = "val") -> AnyDataset:
+    """The set `data.val` or `data.test`, with labels that index `class_names`."""
+    settings = config.data.val if split == "val" else config.data.test
+    if settings is None:
+        raise ValueError(f"data.{split}: the configuration has no {split} set; add one, or evaluate on val")
+    where = f"data.{split}"
+    dataset = build_dataset(settings, config.data.on_bad_box, class_names)
+    if isinstance(config.model, model_settings.ClassifierSettings):
+        if tuple(dataset.class_names) != tuple(class_names):  # only a set of the user's own class can get here
+            raise ValueError(
+                f"{where}: its classes are {', '.join(dataset.class_names[:8])} ..., expected those of the training "
+                f"set in their order: {', '.join(class_names[:8])} ..."
+            )
+        return dataset
+    return with_classes(cast(DetectionDataset, dataset), class_names, where)
+
+
+def build_transforms(config: Config, training: bool) -> DetectionTransforms:
+    """The steps of `data.train_transforms` or `data.eval_transforms`."""
+    steps = config.data.train_transforms if training else config.data.eval_transforms
+    return DetectionTransforms([step.model_dump() for step in steps], min_box_size=config.data.min_box_size)
+
+
+def build_train_loader(config: Config, dataset: AnyDataset, *, pin_memory: bool = False) -> TrainLoader:
+    """Endless training batches."""
+    data, train = config.data, config.train
+    ratios = repeats = None
+    if not isinstance(config.model, model_settings.ClassifierSettings):
+        detection = cast(DetectionDataset, dataset)
+        ratios = aspect_ratios(detection) if data.aspect_ratio_grouping else None
+        repeats = repeat_factors(detection, data.repeat_threshold) if data.repeat_threshold > 0 else None
+    sampler = TrainSampler(
+        len(dataset),
+        train.batch_size,
+        config.seed,
+        aspect_ratios=ratios,
+        repeat_factors=repeats,
+        micro_batches=train.accumulate,
+    )
+    return TrainLoader(
+        _samples(config, dataset, training=True),
+        sampler,
+        size_divisibility=config.model.pixels.size_divisibility,
+        workers=data.workers,
+        timeout=data.worker_timeout,
+        pin_memory=pin_memory,
+    )
+
+
+def build_eval_loader(config: Config, dataset: AnyDataset) -> EvalLoader:
+    """Every image of the set once, in order."""
+    return EvalLoader(
+        _samples(config, dataset, training=False),
+        config.eval.batch_size,
+        size_divisibility=config.model.pixels.size_divisibility,
+        workers=config.data.workers,
+        timeout=config.data.worker_timeout,
+    )
+
+
+def _samples(
+    config: Config, dataset: AnyDataset, training: bool
+) -> TransformedDetectionDataset | TransformedClassificationDataset:
+    transforms = build_transforms(config, training)
+    if isinstance(config.model, model_settings.ClassifierSettings):
+        labelled = cast(ClassificationDataset, dataset)
+        return TransformedClassificationDataset(labelled, transforms, config.seed, config.data.on_bad_image)
+    annotated = cast(DetectionDataset, dataset)
+    return TransformedDetectionDataset(annotated, transforms, config.seed, config.data.on_bad_image)

@@ -1,0 +1,132 @@
+"""From `model` to networks and their initial weights."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from detres.backbones import FPN, VGG, Backbone, BackboneWithFPN, CifarResNet, ResNet, conv5_stage
+from detres.classifier import Classifier, Mixing
+from detres.classifier.vgg_head import VGGHead
+from detres.config import Config
+from detres.config import backbones as backbone_settings
+from detres.config import model as model_settings
+from detres.detector import FasterRCNN
+from detres.detector.anchors import AnchorGenerator
+from detres.detector.box_head import BoxPredictor, Conv5Head, ConvFCHead, FCHead
+from detres.detector.roi_heads import RoIHeads
+from detres.detector.rpn import RPN
+from detres.layers.pixels import PixelNormalizer
+from detres.layers.roi_pool import RoIPooler
+from detres.weights.backbone import load_backbone
+from detres.weights.load import load_weights
+from detres.weights.pixels import pixel_mismatch
+from detres.weights.report import LoadReport
+from detres.weights.sources import read_state_dict
+from detres.wiring.outside import outside_class
+
+
+def build_backbone(settings: backbone_settings.Backbone) -> Backbone:
+    """The backbone that `model.backbone` describes, randomly initialised."""
+    options = settings.model_dump(exclude={"type", "weights"})
+    match settings:
+        case backbone_settings.ResNetSettings():
+            return ResNet(**options)
+        case backbone_settings.CifarResNetSettings():
+            return CifarResNet(**options)
+        case backbone_settings.VGGSettings():
+            return VGG(**options)
+        case _:
+            outside = outside_class(settings.type, "model.backbone.type")(**settings.args)
+            if not isinstance(outside, nn.Module) or not isinstance(outside, Backbone):
+                raise ValueError(
+                    f"model.backbone.type: {settings.type} is no backbone; expected an nn.Module with feature_specs "
+                    "and forward(pixels) -> dict of maps (detres.backbones.Backbone)"
+                )
+            return outside
+
+
+def build_detector(settings: model_settings.FasterRCNNSettings, num_classes: int) -> FasterRCNN:
+    """The Faster R-CNN that `model` describes, randomly initialised, for `num_classes` classes."""
+    backbone = build_backbone(settings.backbone)
+    if settings.neck is not None:
+        backbone = BackboneWithFPN(backbone, FPN(backbone.feature_specs, **settings.neck.model_dump()))
+    anchors = AnchorGenerator(**settings.anchors.model_dump())
+    rpn_options = settings.rpn.model_dump(exclude={"sampling"})
+    for name in ("pre_nms_top_n", "post_nms_top_n"):
+        rpn_options[name] = (rpn_options.pop(f"{name}_train"), rpn_options.pop(f"{name}_test"))
+    rpn = RPN(backbone.feature_specs, anchors, **rpn_options, **settings.rpn.sampling.model_dump())
+    roi_heads = _build_roi_heads(settings, backbone, num_classes)
+    return FasterRCNN(PixelNormalizer(**settings.pixels.model_dump()), cast(nn.Module, backbone), rpn, roi_heads)
+
+
+def _build_roi_heads(settings: model_settings.FasterRCNNSettings, backbone: Backbone, num_classes: int) -> RoIHeads:
+    heads = settings.roi_heads
+    specs = {name: spec for name, spec in backbone.feature_specs.items() if name not in ("p6", "p7")}
+    pooler = RoIPooler([spec.stride for spec in specs.values()], **heads.pool.model_dump())
+    channels, size = next(iter(specs.values())).channels, heads.pool.output_size
+    options = heads.box_head.model_dump(exclude={"type"})
+    match heads.box_head:
+        case model_settings.FCHead():
+            box_head: FCHead | ConvFCHead | Conv5Head = FCHead(channels, size, **options)
+        case model_settings.ConvFCHead():
+            box_head = ConvFCHead(channels, size, **options)
+        case _:
+            conv5 = conv5_stage(**settings.backbone.model_dump(exclude={"type", "weights"}))
+            box_head = Conv5Head(conv5, conv5.out_channels)
+    predictor = BoxPredictor(
+        box_head.out_channels, num_classes, class_agnostic=heads.class_agnostic, background=heads.background
+    )
+    others = heads.model_dump(exclude={"pool", "box_head", "class_agnostic", "background", "sampling"})
+    return RoIHeads(list(specs), pooler, box_head, predictor, **others, **heads.sampling.model_dump())
+
+
+def build_model(config: Config, num_classes: int) -> FasterRCNN | Classifier:
+    """The network that `model` describes, initialised at random from the config's seed."""
+    torch.manual_seed(config.seed)
+    settings = config.model
+    if isinstance(settings, model_settings.FasterRCNNSettings):
+        return build_detector(settings, num_classes)
+    backbone = build_backbone(settings.backbone)
+    return Classifier(
+        backbone,
+        num_classes,
+        head=_build_classifier_head(settings.head, backbone),
+        pixels=PixelNormalizer(**settings.pixels.model_dump()),
+        label_smoothing=settings.label_smoothing,
+        dropout=settings.dropout,
+        mixing=None if settings.mixing is None else Mixing(**settings.mixing.model_dump()),
+    )
+
+
+def _build_classifier_head(settings: model_settings.LinearHead | model_settings.VGGHead, backbone: Backbone) -> Any:
+    if isinstance(settings, model_settings.LinearHead):
+        return None
+    last = list(backbone.feature_specs.values())[-1]
+    return VGGHead(last.channels, **settings.model_dump(exclude={"type"}))
+
+
+def load_initial_weights(
+    model: FasterRCNN | Classifier, config: Config, class_names: Sequence[str]
+) -> list[LoadReport]:
+    """Load what `model.weights` (a whole model) or else `model.backbone.weights` name; one report for each."""
+    if config.model.weights is not None:
+        found = read_state_dict(config.model.weights)
+        report = load_weights(
+            model,
+            found.state_dict,
+            class_names=class_names,
+            source_class_names=found.class_names,
+            source_background=found.background,
+            source=found.source,
+        )
+        return [report]
+    if config.model.backbone.weights is not None:
+        found = read_state_dict(config.model.backbone.weights)
+        report = load_backbone(model, found)
+        if mismatch := pixel_mismatch(found, config.model.pixels.model_dump()):
+            warnings.warn(mismatch, stacklevel=2)
+        return [report]
+    return []
