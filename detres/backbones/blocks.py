@@ -1,18 +1,13 @@
-"""Residual blocks, their shortcuts, and the stages made of them (ResNet paper, section 3 and figure 5).
+"""Residual blocks and their shortcuts (ResNet paper, section 3 and figure 5).
 
 Shapes: N images, C channels, H x W positions; a stage of stride s maps (N, C_in, H, W) to (N, C, H/s, W/s).
 Parameter names are torchvision's.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from detres.layers.norm import ConvNorm, conv_norm, make_norm
 
@@ -151,51 +146,6 @@ class HighwayGate(nn.Conv2d):
         return super().forward(x).sigmoid()
 
 
-class Stage(nn.Sequential):
-    """Blocks in a row, the first of which may change size and width: conv2_x ... conv5_x of a ResNet.
-
-    frozen                  it does not learn, and its norms stay in evaluation mode whatever `train()` is told
-    checkpoint_activations  in training, keep the maps between groups of blocks only and compute those within a group
-                            again in the backward pass: less memory, a third more time (arXiv 1604.06174)
-    """
-
-    def __init__(self, *blocks: Any, frozen: bool = False, checkpoint_activations: bool = False) -> None:
-        super().__init__(*blocks)
-        self.frozen, self.checkpoint_activations = frozen, checkpoint_activations
-        if frozen:
-            self.requires_grad_(False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map -> map."""
-        if not (self.checkpoint_activations and self.training and torch.is_grad_enabled()):
-            return super().forward(x)
-        # A block keeps about four maps, a group only the one that goes in: n / size + 4 * size is least here.
-        size = max(1, round(len(self) ** 0.5 / 2))
-        for start in range(0, len(self), size):
-            group = tuple(self)[start : start + size]
-            contexts = partial(_contexts, group)
-            x = checkpoint(_run, group, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
-        return x
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of the maps that go in."""
-        first = self[0]
-        assert isinstance(first, (BasicBlock, Bottleneck)), "a stage is made of residual blocks"
-        return first.in_channels
-
-    @property
-    def out_channels(self) -> int:
-        """Channels of the maps that come out."""
-        last = self[-1]
-        assert isinstance(last, (BasicBlock, Bottleneck)), "a stage is made of residual blocks"
-        return last.out_channels
-
-    def train(self, mode: bool = True) -> "Stage":
-        """nn.Module.train, without effect on a frozen stage."""
-        return super().train(mode and not self.frozen)
-
-
 def init_he_normal(module: nn.Module) -> None:
     """Draw all convolutions from He's normal distribution by fan-out, biases zero (He et al., arXiv 1502.01852).
 
@@ -206,36 +156,6 @@ def init_he_normal(module: nn.Module) -> None:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             if layer.bias is not None:
                 nn.init.constant_(layer.bias, layer.initial_bias if isinstance(layer, HighwayGate) else 0.0)
-
-
-def _run(blocks: Sequence[nn.Module], x: Tensor) -> Tensor:
-    for block in blocks:
-        x = block(x)
-    return x
-
-
-def _contexts(blocks: Sequence[nn.Module]) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What surrounds the first and the second computation of a group of checkpointed blocks."""
-    return nullcontext(), _statistics_kept(blocks)
-
-
-@contextmanager
-def _statistics_kept(blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """Batch norms in training mode go by their batch as ever, but do not add it to their running statistics again.
-
-    They must go on saving the same tensors for the backward pass, so the statistics stay and their momentum goes.
-    """
-    layers = [layer for block in blocks for layer in block.modules()]
-    norms = [layer for layer in layers if isinstance(layer, (nn.BatchNorm2d, nn.SyncBatchNorm))]
-    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm, _, count in before:
-        norm.momentum = 0.0
-        norm.num_batches_tracked = None if count is None else count.clone()
-    try:
-        yield
-    finally:
-        for norm, momentum, count in before:
-            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _join(x: Tensor, branch: Tensor, shortcut: nn.Module | None, gate: nn.Module | None) -> Tensor:

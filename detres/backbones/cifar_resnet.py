@@ -6,17 +6,16 @@ Parameter names are those of the public CIFAR weights: conv1, bn1, layer1 ... la
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from detres.backbones.blocks import BasicBlock, BlockStyle, Stage, init_he_normal
+from detres.backbones.blocks import BasicBlock, BlockStyle, init_he_normal
 from detres.backbones.interface import FeatureSpec, check_frozen_stages, check_out_features
-from detres.layers.norm import conv_norm
+from detres.backbones.stages import Stage, StagedBackbone
 
 FEATURES = ("c0", "c1", "c2")
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(StagedBackbone):
     """A residual network on 3x3 convolutions of 16, 32 and 64 channels, as a backbone.
 
     depth                6n + 2: 20, 32, 44, 56, 110, 1202 in the paper
@@ -39,7 +38,6 @@ class CifarResNet(nn.Module):
         checkpoint_activations: bool = False,
         out_features: Sequence[str] = FEATURES,
     ) -> None:
-        super().__init__()
         if depth < 8 or depth % 6 != 2:
             raise ValueError(f"depth: got {depth}, expected 6n + 2: 20, 32, 44, 56, 110, 1202 or another such number")
         style = BlockStyle(
@@ -48,14 +46,7 @@ class CifarResNet(nn.Module):
         ).check()  # fmt: skip
         check_frozen_stages(frozen_stages)
         out_features = check_out_features(out_features, FEATURES)
-        self.conv1 = style.conv(3, 16, 3)
-        self.bn1 = style.make_norm(16)
-        self.stem_frozen = frozen_stages >= 1
-        for stem_part in (self.conv1, self.bn1):
-            stem_part.requires_grad_(not self.stem_frozen)
-        init_he_normal(self.conv1)
-
-        self.feature_specs: dict[str, FeatureSpec] = {}
+        super().__init__(style.conv(3, 16, 3), style.make_norm(16), FEATURES, stem_frozen=frozen_stages >= 1)
         for number, name in enumerate(FEATURES[: FEATURES.index(out_features[-1]) + 1], start=1):
             stage = _make_stage(number, (depth - 2) // 6, style, frozen=frozen_stages > number)
             self.add_module(f"layer{number}", stage)
@@ -64,24 +55,7 @@ class CifarResNet(nn.Module):
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Normalised pixels (N, 3, H, W) -> the maps of `feature_specs`."""
-        x = F.relu_(conv_norm(pixels, self.conv1, self.bn1))
-        features = {}
-        for name, stage in zip(FEATURES, self.stages(), strict=False):
-            x = stage(x)
-            if name in self.feature_specs:
-                features[name] = x
-        return features
-
-    def stages(self) -> list[Stage]:
-        """The stages, as far as they were made."""
-        return [module for module in self.children() if isinstance(module, Stage)]
-
-    def train(self, mode: bool = True) -> "CifarResNet":
-        """nn.Module.train, but the norms of frozen stages stay in evaluation mode."""
-        super().train(mode)
-        if self.stem_frozen:
-            self.bn1.eval()
-        return self
+        return self.run_stages(self.run_stem(pixels))
 
 
 def _make_stage(number: int, num_blocks: int, style: BlockStyle, frozen: bool) -> Stage:

@@ -10,9 +10,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detres.backbones.blocks import BasicBlock, BlockStyle, Bottleneck, Stage, init_he_normal
+from detres.backbones.blocks import BasicBlock, BlockStyle, Bottleneck, init_he_normal
 from detres.backbones.interface import FeatureSpec, check_frozen_stages, check_out_features
-from detres.layers.norm import conv_norm
+from detres.backbones.stages import Stage, StagedBackbone
 
 FEATURES = ("c2", "c3", "c4", "c5")
 
@@ -25,7 +25,7 @@ _LAYOUTS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, i
 }
 
 
-class ResNet(nn.Module):
+class ResNet(StagedBackbone):
     """A residual network as a backbone.
 
     depth                18, 34, 50, 101 or 152
@@ -64,21 +64,13 @@ class ResNet(nn.Module):
         checkpoint_activations: bool = False,
         out_features: Sequence[str] = FEATURES,
     ) -> None:
-        super().__init__()
         style = BlockStyle(
             shortcut, stride_in_1x1, groups, width_per_group, avg_pool_shortcut, norm, norm_eps, zero_init_last_norm,
             checkpoint_activations,
         ).check()  # fmt: skip
         check_frozen_stages(frozen_stages)
         out_features = check_out_features(out_features, FEATURES)
-        self.conv1 = _make_stem(deep_stem, style)
-        self.bn1 = style.make_norm(64)
-        self.stem_frozen = frozen_stages >= 1
-        for stem_part in (self.conv1, self.bn1):
-            stem_part.requires_grad_(not self.stem_frozen)
-        init_he_normal(self.conv1)
-
-        self.feature_specs: dict[str, FeatureSpec] = {}
+        super().__init__(_make_stem(deep_stem, style), style.make_norm(64), FEATURES, stem_frozen=frozen_stages >= 1)
         for number, name in enumerate(FEATURES[: FEATURES.index(out_features[-1]) + 1], start=2):
             stage = _make_stage(number, depth, style, frozen_stages, dilated_c5)
             self.add_module(f"layer{number - 1}", stage)
@@ -88,31 +80,7 @@ class ResNet(nn.Module):
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         """Normalised pixels (N, 3, H, W) -> the maps of `feature_specs`."""
-        x = F.relu_(self._stem(pixels))
-        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
-        features = {}
-        for name, stage in zip(FEATURES, self.stages(), strict=False):
-            x = stage(x)
-            if name in self.feature_specs:
-                features[name] = x
-        return features
-
-    def stages(self) -> list[Stage]:
-        """conv2_x and those after it, as far as they were made."""
-        return [module for module in self.children() if isinstance(module, Stage)]
-
-    def train(self, mode: bool = True) -> "ResNet":
-        """nn.Module.train, but the norms of frozen stages stay in evaluation mode."""
-        super().train(mode)
-        if self.stem_frozen:
-            self.conv1.eval()
-            self.bn1.eval()
-        return self
-
-    def _stem(self, pixels: Tensor) -> Tensor:
-        if isinstance(self.conv1, nn.Conv2d):
-            return conv_norm(pixels, self.conv1, self.bn1)
-        return self.bn1(self.conv1(pixels))
+        return self.run_stages(F.max_pool2d(self.run_stem(pixels), kernel_size=3, stride=2, padding=1))
 
 
 def conv5_stage(

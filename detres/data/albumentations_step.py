@@ -18,7 +18,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations
 
-from detres.data.transforms import Scene, suggestion
+from detres.data.scene import Scene
+from detres.data.suggestion import suggestion
 
 
 class AlbumentationsStep:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from detres.data.transforms import Scene, random_window, resize_scene, shortest_edge_size
+from detres.data.scene import Scene, random_window, resize_scene, shortest_edge_size
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from detres.data.annotations import DatasetError, PackedStrings
+from detres.data.annotations import DatasetError
 from detres.data.flat_labels import FlatLabel, read_flat_labels
 from detres.data.folder_scan import ScanProgress, images_below, listed
-from detres.data.image_io import read_image
+from detres.data.labelled_files import LabelledFiles
 
 
-class FlatImagesDataset:
+class FlatImagesDataset(LabelledFiles):
     """The images of one folder (and its subfolders), in the order of their list.
 
     labels       the list: see detres.data.flat_labels.read_flat_labels
@@ -32,43 +32,23 @@ class FlatImagesDataset:
         classes: str | os.PathLike[str] | None = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        self.root, source = Path(root), Path(labels)
-        if not self.root.is_dir():
-            raise DatasetError(f"{self.root}: no such folder; expected the images that {source} lists")
+        root, source = Path(root), Path(labels)
+        if not root.is_dir():
+            raise DatasetError(f"{root}: no such folder; expected the images that {source} lists")
         listing = read_flat_labels(source)
         if class_names is None:
             found = {label.class_name for label in listing}
             class_names = sorted(found) if classes is None else _read_classes(Path(classes))
-        self.class_names = tuple(class_names)
-        index_of = {name: index for index, name in enumerate(self.class_names)}
+        index_of = {name: index for index, name in enumerate(class_names)}
         for label in listing:
             if label.class_name not in index_of:
                 raise DatasetError(
                     f"{source}, line {label.line}: class {label.class_name!r} of {label.image} is not among the "
-                    f"expected classes {listed(self.class_names)}; correct the line, or add the class to the training "
+                    f"expected classes {listed(class_names)}; correct the line, or add the class to the training "
                     "set"
                 )
-        self._files = PackedStrings(_match_files(self.root, source, listing))
-        self._labels = np.array([index_of[label.class_name] for label in listing], np.int64)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def image_id(self, index: int) -> str:
-        """The path relative to the root, with forward slashes."""
-        return Path(self._files[index]).as_posix()
-
-    def file(self, index: int) -> str:
-        """The path of an image."""
-        return str(self.root / self._files[index])
-
-    def read(self, index: int) -> np.ndarray:
-        """The pixels of an image, (H, W, 3) uint8 RGB; ImageError when the file cannot be used."""
-        return read_image(self.file(index))
-
-    def label(self, index: int) -> int:
-        """The label 0 ... K-1 of an image."""
-        return int(self._labels[index])
+        numbers = np.array([index_of[label.class_name] for label in listing], np.int64)
+        super().__init__(root, _match_files(root, source, listing), numbers, class_names)
 
 
 def _match_files(root: Path, source: Path, listing: Sequence[FlatLabel]) -> list[str]:

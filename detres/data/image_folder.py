@@ -1,7 +1,4 @@
-"""Classification data from folders: root/<class name>/**/<image>. Labels follow the sorted class names.
-
-The paths are packed into one byte array, so that worker processes share them (ImageNet has 1.3 million).
-"""
+"""Classification data from folders: root/<class name>/**/<image>. Labels follow the sorted class names."""
 
 import os
 from collections.abc import Sequence
@@ -9,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from detres.data.annotations import DatasetError, PackedStrings
+from detres.data.annotations import DatasetError
 from detres.data.folder_scan import ScanProgress, has_images, images_below, listed
-from detres.data.image_io import read_image
 from detres.data.image_sources import IMAGE_SUFFIXES
+from detres.data.labelled_files import LabelledFiles
 
 
-class ImageFolderDataset:
+class ImageFolderDataset(LabelledFiles):
     """One folder of images per class; images may lie in subfolders, hidden files and other files are left alone.
 
     `class_names` fixes the classes and their order (for instance those of the training set): folders of other names
@@ -24,51 +21,31 @@ class ImageFolderDataset:
     """
 
     def __init__(self, root: str | os.PathLike[str], *, class_names: Sequence[str] | None = None) -> None:
-        self.root = Path(root)
-        folders = _class_folders(self.root)
-        self.class_names = tuple(folders) if class_names is None else tuple(class_names)
-        if unknown := sorted(set(folders) - set(self.class_names)):
+        root = Path(root)
+        folders = _class_folders(root)
+        class_names = folders if class_names is None else class_names
+        if unknown := sorted(set(folders) - set(class_names)):
             flat = "; images that lie together with a list of their classes are {type: flat_images}"
             raise DatasetError(
-                f"{self.root}: class folders {listed(unknown)} are not among the expected classes "
-                f"{listed(self.class_names)}; remove the folders, or add these classes to the training set"
+                f"{root}: class folders {listed(unknown)} are not among the expected classes "
+                f"{listed(class_names)}; remove the folders, or add these classes to the training set"
                 f"{flat if unknown == ['images'] else ''}"
             )
         files: list[str] = []
         counts: list[int] = []
-        progress = ScanProgress(self.root)
-        for name in self.class_names:
-            found = images_below(self.root / name, progress) if name in folders else []
+        progress = ScanProgress(root)
+        for name in class_names:
+            found = images_below(root / name, progress) if name in folders else []
             files += [os.path.join(name, file) for file in found]
             counts.append(len(found))
         progress.finish()
-        empty = [name for name, count in zip(self.class_names, counts, strict=True) if not count and name in folders]
+        empty = [name for name, count in zip(class_names, counts, strict=True) if not count and name in folders]
         if empty:
             raise DatasetError(
-                f"{self.root}: no images in class folder {listed(empty)}; expected files ending in "
+                f"{root}: no images in class folder {listed(empty)}; expected files ending in "
                 f"{' '.join(IMAGE_SUFFIXES)}: add images or delete the folder"
             )
-        self._files = PackedStrings(files)
-        self._labels = np.repeat(np.arange(len(counts)), counts)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def image_id(self, index: int) -> str:
-        """The path relative to the root, with forward slashes."""
-        return Path(self._files[index]).as_posix()
-
-    def file(self, index: int) -> str:
-        """The path of an image."""
-        return str(self.root / self._files[index])
-
-    def read(self, index: int) -> np.ndarray:
-        """The pixels of an image, (H, W, 3) uint8 RGB; ImageError when the file cannot be used."""
-        return read_image(self.file(index))
-
-    def label(self, index: int) -> int:
-        """The label 0 ... K-1 of an image."""
-        return int(self._labels[index])
+        super().__init__(root, files, np.repeat(np.arange(len(counts)), counts), class_names)
 
 
 def _class_folders(root: Path) -> list[str]:

@@ -8,7 +8,7 @@ from detres import wiring
 from detres.classifier import Classifier, Ensemble
 from detres.config import Config, config_from_dict
 from detres.config.model import ClassifierSettings
-from detres.weights.load import is_counter, load_weights
+from detres.weights.load import is_counter
 from detres.weights.report import WeightsError
 from detres.weights.sources import read_state_dict
 
@@ -60,14 +60,7 @@ def load_model(config: Config, weights: str, split: str) -> tuple[nn.Module, tup
         settings = config.data.val if split == "val" or config.data.test is None else config.data.test
         names = wiring.build_dataset(settings, config.data.on_bad_box).class_names
     model = wiring.build_model(config, len(names))
-    report = load_weights(
-        model,
-        found.state_dict,
-        class_names=names,
-        source_class_names=found.class_names,
-        source_background=found.background,
-        source=found.source,
-    )
+    report = wiring.load_whole_model(model, found, names)
     own = model.state_dict()
     if unfilled := [key for key in report.keys("missing", "skipped") if key in own and not is_counter(key)]:
         raise WeightsError(

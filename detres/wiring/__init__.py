@@ -11,7 +11,7 @@ from detres.wiring.datasets import (
     build_transforms,
     data_root,
 )
-from detres.wiring.networks import build_backbone, build_detector, build_model, load_initial_weights
+from detres.wiring.networks import build_backbone, build_detector, build_model, load_initial_weights, load_whole_model
 
 __all__ = [
     "AnyDataset",
@@ -26,6 +26,7 @@ __all__ = [
     "build_transforms",
     "data_root",
     "load_initial_weights",
+    "load_whole_model",
     "model_from_checkpoint",
     "predictor_from_checkpoint",
 ]

@@ -24,7 +24,7 @@ from detres.weights.backbone import load_backbone
 from detres.weights.load import load_weights
 from detres.weights.pixels import pixel_mismatch
 from detres.weights.report import LoadReport
-from detres.weights.sources import read_state_dict
+from detres.weights.sources import LoadedWeights, read_state_dict
 from detres.wiring.outside import outside_class
 
 
@@ -113,16 +113,7 @@ def load_initial_weights(
 ) -> list[LoadReport]:
     """Load what `model.weights` (a whole model) or else `model.backbone.weights` name; one report for each."""
     if config.model.weights is not None:
-        found = read_state_dict(config.model.weights)
-        report = load_weights(
-            model,
-            found.state_dict,
-            class_names=class_names,
-            source_class_names=found.class_names,
-            source_background=found.background,
-            source=found.source,
-        )
-        return [report]
+        return [load_whole_model(model, read_state_dict(config.model.weights), class_names)]
     if config.model.backbone.weights is not None:
         found = read_state_dict(config.model.backbone.weights)
         report = load_backbone(model, found)
@@ -130,3 +121,15 @@ def load_initial_weights(
             warnings.warn(mismatch, stacklevel=2)
         return [report]
     return []
+
+
+def load_whole_model(model: FasterRCNN | Classifier, found: LoadedWeights, class_names: Sequence[str]) -> LoadReport:
+    """Copy weights of the same architecture into `model`, the head by the class names of both."""
+    return load_weights(
+        model,
+        found.state_dict,
+        class_names=class_names,
+        source_class_names=found.class_names,
+        source_background=found.background,
+        source=found.source,
+    )

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from detres.backbones import CifarResNet, ResNet, conv5_stage
-from detres.backbones.blocks import BasicBlock, BlockStyle, Stage
+from detres.backbones.blocks import BasicBlock, BlockStyle
+from detres.backbones.stages import Stage
 from detres.config import load_config
 from detres.wiring import build_model
 

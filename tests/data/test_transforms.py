@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detres.data.transforms import DetectionTransforms, Transformed, resize_image, shortest_edge_size
+from detres.data.scene import resize_image, shortest_edge_size
+from detres.data.transforms import DetectionTransforms, Transformed
 
 FLIP = {"type": "horizontal_flip", "p": 1.0}
 EVERY_STEP: list[dict[str, Any]] = [
