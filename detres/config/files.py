@@ -31,7 +31,9 @@ def _find(name: str, beside: Path, where: str, key: str) -> Path:
         if candidate.is_file():
             return candidate.resolve()
     shipped = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml"))
-    near = get_close_matches(name, shipped, 1) or get_close_matches(Path(name).name, shipped, 1)
+    by_name = {Path(shipped_name).name: shipped_name for shipped_name in reversed(shipped)}
+    near = get_close_matches(name, shipped, 1, 0.8)
+    near = near or [by_name[match] for match in get_close_matches(Path(name).name, by_name, 1)]
     hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(n for n in shipped if '/' not in n)}"
     looked = f"neither {beside / name} nor {folder / name} is a file"
     raise ConfigError([Mistake(where, key, f"no configuration {show_value(name)}: {looked}; {hint}")])

@@ -160,7 +160,9 @@ class TrainSettings(Settings):
         if sorted(set(milestones)) != milestones:
             yield "schedule.milestones", f"got {milestones}, expected rising numbers"
         elif end is not None and milestones and milestones[-1] >= end:
-            text = f"got {milestones}, expected all before the end of training ({end} {unit})"
+            example = ",".join(f"{end * share:g}" for share in (0.5, 0.75))
+            text = f"got {milestones}, expected all before the end of training ({end} {unit}); a run of another length "
+            text += f"needs milestones of its own, such as train.schedule.milestones=[{example}]"
             yield "schedule.milestones", text
 
 

@@ -84,7 +84,7 @@ def _try_to_continue(download: Download, part: Path, progress: Progress | None, 
                 continue  # something came: go on at once
             if not last:
                 return False
-            remedy = f"check the connection and run this again: it goes on at byte {before}"
+            remedy = "check the connection and run this again" + (f": it goes on at byte {before}" if before else "")
             raise DownloadError(f"{download.url}: {error or type(error).__name__}; {remedy}") from error
         except OSError as error:
             if error.errno != errno.ENOSPC:

@@ -51,7 +51,10 @@ class ImageFolderDataset(LabelledFiles):
 def _class_folders(root: Path) -> list[str]:
     """The names of the class folders, sorted."""
     if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder; expected one folder of images per class below it")
+        raise DatasetError(
+            f"{root}: no such folder; expected one folder of images per class below it. datasets/README.md says how to "
+            "fetch ImageNet and Tiny-ImageNet, and DETRES_DATASETS where relative paths begin"
+        )
     names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     if not names and has_images(root):
         raise DatasetError(

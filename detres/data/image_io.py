@@ -53,6 +53,8 @@ def _open(path: str) -> Image.Image:
     except UnidentifiedImageError:
         raise ImageError(f"{path}: {_what_it_is(path)}; fetch or export the file again") from None
     except OSError as error:
+        if error.errno is None:  # a decoder's own, not the system's
+            raise ImageError(f"{path}: the image is truncated or damaged ({error}); fetch it again") from error
         raise ImageError(f"{path}: the file cannot be read ({error}); check the path and its permissions") from error
     except Exception as error:  # damaged headers make the format plug-ins raise nearly anything
         raise ImageError(f"{path}: the image header is damaged ({error}); fetch or export the file again") from error

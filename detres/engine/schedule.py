@@ -213,4 +213,6 @@ def scale_to_batch(
         if milestones:
             before, after = (", ".join(f"{m:g}" for m in ms) for ms in (milestones, scaled.milestones))
             changes.append(f"milestones {before} → {after}")
+    if ratio != 1.0:
+        changes[-1] += " (train.reference_batch_size=null keeps them as written)"
     return replace(scaled, changes=tuple(changes))

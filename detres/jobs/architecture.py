@@ -254,5 +254,5 @@ def _note(settings: Any, found: Architecture) -> str:
     text = f"The paper gives {paper / 1e9:g}e9 multiply-adds (table 1)"
     text += f"; here {here / 1e9:.2f}e9, {here / paper - 1:+.1%}."
     if settings.depth >= 50 and not settings.stride_in_1x1:
-        text += " Its bottlenecks stride in their first 1x1 convolution (model.backbone.stride_in_1x1=true)."
+        text += " The paper's bottlenecks stride in their first 1x1 convolution (model.backbone.stride_in_1x1=true)."
     return text

@@ -55,6 +55,12 @@ def load_networks(
 def load_model(config: Config, weights: str, split: str) -> tuple[nn.Module, tuple[str, ...]]:
     """The config's model with the tensors of `weights`, whose class names count where the file has any."""
     found = read_state_dict(weights)
+    wanted = "classifier" if isinstance(config.model, ClassifierSettings) else "detector"
+    if found.kind not in (wanted, "state_dict"):
+        remedy = "leave --config out to take its own"
+        if wanted == "detector":
+            remedy += ", or train a detector from it: tools/train_net.py ... model.backbone.weights=" + weights
+        raise WeightsError(f"{weights}: holds a {found.kind}, but the configuration describes a {wanted}; {remedy}")
     names = found.class_names
     if not names:
         settings = config.data.val if split == "val" or config.data.test is None else config.data.test

@@ -14,7 +14,7 @@ from torch import nn
 from detres import wiring
 from detres.api import choose_device
 from detres.config import Config
-from detres.data.annotations import DetectionDataset
+from detres.data.annotations import DatasetError, DetectionDataset
 from detres.data.image_io import ImageError, read_image
 from detres.data.samples import ClassificationDataset
 from detres.engine.progress import build_reporter
@@ -148,11 +148,19 @@ def evaluate(
         assert weights, "evaluate needs weights or detections"
         files = [weights] if isinstance(weights, str) else list(weights)
         model, class_names = load_networks(config, files, split, trust_code=trust_code)
-        evaluator = Evaluator(config, wiring.build_eval_dataset(config, class_names, split), device)
+        evaluator = Evaluator(config, _dataset_of_classes(config, class_names, split, files[0]), device)
         with build_reporter(len(evaluator.dataset) * evaluator.passes) as reporter:
             evaluation = evaluator(model.to(device), reporter.advance)
     absent = detections is not None  # a results file can be judged where the images are not
     return evaluation, write_evaluation(evaluation, evaluator, output, split, images_may_be_absent=absent)
+
+
+def _dataset_of_classes(config: Config, class_names: Sequence[str], split: str, weights: str) -> wiring.AnyDataset:
+    """The split with the classes that `weights` know; where they do not fit, the error names both."""
+    try:
+        return wiring.build_eval_dataset(config, class_names, split)
+    except DatasetError as error:
+        raise ValueError(f"{error}. The weights, {weights}, know {len(class_names)} classes") from error
 
 
 def _evaluator_alone(config: Config, split: str, device: torch.device) -> Evaluator:

@@ -142,7 +142,7 @@ def test_errors_of_the_server(server: Server, tmp_path: Path) -> None:
 def test_nobody_answers(server: Server, tmp_path: Path) -> None:
     server.http.shutdown()
     server.http.server_close()
-    with pytest.raises(DownloadError, match=r"check the connection and run this again: it goes on at byte 0"):
+    with pytest.raises(DownloadError, match=r"check the connection and run this again$"):
         get(server, tmp_path)
 
 

@@ -134,3 +134,21 @@ def test_predict_and_the_python_interface_agree(workshop: Workshop, detres: Detr
         expected = [row["box_xyxy"] for row in listed["images"][0]["detections"]]
         torch.testing.assert_close(found.boxes_xyxy, torch.tensor(expected).reshape(-1, 4))
     assert [len(found) for found in detector.predict(files)] == [len(e["detections"]) for e in listed["images"]]
+
+
+def test_a_checkpoint_of_the_other_kind_is_named(workshop: Workshop, detres: Detres, tmp_path: Path) -> None:
+    classifier, detector = workshop.runs / "pretrain" / "best.pt", workshop.runs / "tiny" / "best.pt"
+    outcome = detres("eval", "--config", workshop.config, "--weights", classifier, "--output", tmp_path)
+    assert outcome.code == 1 and f"{classifier}: holds a classifier, but the configuration" in outcome.err
+    assert f"model.backbone.weights={classifier}" in outcome.err
+    outcome = detres("eval", "--config", workshop.pretrain_config, "--weights", detector, "--output", tmp_path)
+    assert outcome.code == 1 and f"{detector}: holds a detector, but the configuration" in outcome.err
+
+
+def test_a_data_set_of_other_classes_names_the_weights(workshop: Workshop, detres: Detres, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "zebra"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (24, 24)).save(folder / "1.png")
+    weights = workshop.runs / "pretrain" / "best.pt"
+    outcome = detres("eval", "--weights", weights, f"data.val.root={folder.parent}", "--output", tmp_path / "eval")
+    assert outcome.code == 1 and f"The weights, {weights}, know 10 classes" in outcome.err
