@@ -63,7 +63,7 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
         "--score-threshold", type=float, help="leave out what scores less; default: 0.5 for objects, 0 for labels"
     )
     parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--trust-code", action="store_true", help="allow a backbone class of your own")
+    parser.add_argument("--trust-code", action="store_true", help="allow a checkpoint to name classes of your own")
     parser.add_argument("--skip-bad", action="store_true", help="report unreadable images and go on")
     parser.add_argument("--device", default="auto")
 

@@ -52,7 +52,7 @@ def add_figure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=float, metavar="PERCENT", help="errors: end of the axis; default: by the runs")
     parser.add_argument("--images", type=int, default=512, help="responses: how many validation images; default: 512")
     parser.add_argument("--output", help="the picture (.png, .pdf, .svg); default: runs/errors.png, runs/responses.png")
-    parser.add_argument("--trust-code", action="store_true", help="allow a backbone class of your own")
+    parser.add_argument("--trust-code", action="store_true", help="allow a checkpoint to name classes of your own")
     parser.add_argument("--device", default="auto")
 
 

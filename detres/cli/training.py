@@ -41,7 +41,7 @@ def add_recompute_norms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, help="the checkpoint to write")
     parser.add_argument("--images", type=int, help="how many training images; default: as many as the set has")
     parser.add_argument("--evaluate", action="store_true", help="the validation metrics before and after")
-    parser.add_argument("--trust-code", action="store_true", help="allow a backbone class of your own")
+    parser.add_argument("--trust-code", action="store_true", help="allow a checkpoint to name classes of your own")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change: data.workers=8")
 
 

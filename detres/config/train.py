@@ -95,7 +95,8 @@ class Constant(Settings):
 class Warmup(Settings):
     """The first `steps` steps (of the reference batch) rise from lr times `factor` to lr.
 
-    Or, with `until_error`: lr times `factor` until the training error (0..1) of a logged step is below it.
+    Or, with `until_error`: lr times `factor` until the training error (0..1) is below it in the batch of a logged step
+    (train.log_every), the first step excepted; one batch, so that a resumed run repeats it.
     """
 
     steps: NonNegativeInt = 0

@@ -23,7 +23,8 @@ def mean_image(batches: Iterable[Batch], side: int, progress: Callable[[int], No
         if (height, width) != (side, side):
             raise DatasetError(
                 f"model.pixels.per_pixel_mean is {side}, but data.eval_transforms give images of {height}x{width}; "
-                "crop or resize them to one square size, or set per_pixel_mean to null for a mean per channel"
+                "crop or resize them to one square size (and set model.pixels.size_divisibility to 1, lest it pads "
+                "them), or set per_pixel_mean to null for a mean per channel"
             )
         total += batch.images.pixels.sum(dim=0, dtype=torch.float64)
         count += len(batch)

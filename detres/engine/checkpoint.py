@@ -185,3 +185,16 @@ def _write_error(path: Path, error: BaseException) -> OSError:
         f"{remedy.capitalize()} or choose another output folder, then resume",
         str(path),
     )
+
+
+def require_same_classes(state: Mapping[str, Any], header: Mapping[str, Any], path: str | Path) -> None:
+    """Raise CheckpointError when a run is to go on with other classes, or in another order, than its checkpoint's."""
+    then, now = list(state["class_names"]), list(header["class_names"])
+    if then == now:
+        return
+    changed = [name for name in (*then, *now) if (name in then) != (name in now)]
+    what = f"{', '.join(changed[:8])} only on one side" if changed else "the same ones in another order"
+    raise CheckpointError(
+        f"{path}: was trained on {len(then)} classes, the data now have {len(now)} ({what}): labels would change their "
+        "meaning. Restore the data, or begin another run from these weights (model.weights)"
+    )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from detres.engine.checkpoint import check_plain, load_checkpoint, load_model_state
+from detres.engine.checkpoint import check_plain, load_checkpoint, load_model_state, require_same_classes
 from detres.engine.ema import WeightAverage
 from detres.engine.interruption import Interrupted, Interruption
 from detres.engine.left_out import count_left_out, describe_left_out
@@ -127,6 +127,7 @@ class Trainer:
             self.reporter.message(f"no checkpoint in {self.run_directory.path} yet: starting from step 0")
             return 0
         state = load_checkpoint(path, kind=self.header["kind"])
+        require_same_classes(state, self.header, path)
         load_model_state(self.model, state["model"], path)
         if self.ema is not None:
             # a run that begins to average only now starts from the weights
@@ -206,7 +207,8 @@ class Trainer:
     def _log(self, lr: float) -> None:
         step = self.progress.step
         values: Metrics = {**self._monitor.take_means(), "lr": lr, "epoch": step / self.loader.steps_per_epoch}
-        self.schedule.observe_step(self._monitor.latest)
+        if step > 1:
+            self.schedule.observe_step(self._monitor.latest)
         values |= (speed := self._speed.take())
         values |= self.precision.gradient_scale()
         left_out = {"skipped_images": self.progress.skipped_images, "dropped_boxes": self.progress.dropped_boxes}

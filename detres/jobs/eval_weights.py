@@ -1,5 +1,6 @@
 """The network of an evaluation: from one file of weights, or an ensemble from several."""
 
+import warnings
 from collections.abc import Sequence
 
 from torch import nn
@@ -22,12 +23,8 @@ def stored_config(weights: str, overrides: Sequence[str] = (), *, trust_code: bo
     if found.config is None:
         raise ValueError(f"{weights}: holds no configuration; expected a detres checkpoint, or one given by --config")
     config = config_from_dict(found.config, weights, overrides)
-    parts = [config.model.backbone, config.data.val, config.data.test]
-    if (outside := [part.type for part in parts if part is not None and ":" in part.type]) and not trust_code:
-        raise ValueError(
-            f"{weights}: its configuration names {', '.join(outside)}, which would be imported and run. If you know "
-            "where the file comes from, allow it by --trust-code; or give a configuration of your own by --config"
-        )
+    if not trust_code:
+        wiring.refuse_named_code(config, weights, data=True)
     return config
 
 
@@ -80,7 +77,10 @@ def _load_member(config: Config, weights: str, split: str, trust_code: bool) -> 
     if read_state_dict(weights).config is None:
         model, names = load_model(config, weights, split)
     else:
-        model, _, names = wiring.model_from_checkpoint(weights, trust_code=trust_code)
+        model, own, names = wiring.model_from_checkpoint(weights, trust_code=trust_code)
+        if own.data.eval_transforms != config.data.eval_transforms and config.eval.protocol.type == "center":
+            text = "was evaluated with other data.eval_transforms than the ensemble is: all its networks see one image"
+            warnings.warn(f"{weights} {text}", stacklevel=3)
     if not isinstance(model, Classifier):
         raise ValueError(f"{weights}: holds a detector, expected a classifier; leave it out of the ensemble")
     return model, names

@@ -116,6 +116,8 @@ def measure(
     model, config, class_names = wiring.model_from_checkpoint(checkpoint, trust_code=trust_code)
     if not isinstance(model, Classifier):
         raise ValueError(f"{checkpoint} holds a detector; expected a classifier, as tools/pretrain.py writes them")
+    if not trust_code:
+        wiring.refuse_named_code(config, checkpoint, data=True)
     dataset = _some_images(config, class_names, num_images)
     show(f"{label}: {checkpoint} on {len(dataset)} validation images")
     loader = wiring.build_eval_loader(config, dataset)

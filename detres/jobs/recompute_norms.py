@@ -60,7 +60,7 @@ def recompute_norms(
     model, stored, names = wiring.model_from_checkpoint(weights, trust_code=trust_code)
     config = _with_overrides(stored, overrides, weights)
     if not trust_code:
-        _check_trusted(config, weights)
+        wiring.refuse_named_code(config, weights, data=True)
     device = choose_device(config.device)
     model = model.to(device)
     dataset = wiring.build_train_dataset(config)
@@ -78,16 +78,6 @@ def _with_overrides(stored: Config, overrides: Sequence[str], source: str | Path
     if changed := [text for text in overrides if text.startswith(("model.", "model="))]:
         raise ValueError(f"{changed[0]}: the network of a checkpoint cannot be changed; override data, eval or device")
     return config_from_dict(config_to_dict(stored), str(source), overrides)
-
-
-def _check_trusted(config: Config, source: str | Path) -> None:
-    """Raise ValueError when the stored configuration names data set classes, which building it would import."""
-    train = config.data.train if isinstance(config.data.train, list) else [config.data.train]
-    if outside := [entry.type for entry in (*train, config.data.val) if ":" in entry.type]:
-        raise ValueError(
-            f"{source}: its data sets are of the class {', '.join(dict.fromkeys(outside))}, which would be imported "
-            "and run. If you know where the file comes from, allow it by --trust-code"
-        )
 
 
 def _recompute(model: nn.Module, config: Config, dataset: wiring.AnyDataset, images: int, device: torch.device) -> int:

@@ -71,9 +71,11 @@ def _prepare(loaded: LoadedConfig, run: RunDirectory, resume: bool) -> tuple[Tra
         _describe(name, dataset)
     model = wiring.build_model(config, len(train_set.class_names))
     if not (resume and run.last.exists()):
-        for report in wiring.load_initial_weights(model, config, train_set.class_names):
+        reports = wiring.load_initial_weights(model, config, train_set.class_names)
+        for report in reports:
             show(report.table())
-        if config.model.pixels.per_pixel_mean is not None:
+        has_mean_image = any("pixels.mean_image" in report.keys("loaded") for report in reports)
+        if config.model.pixels.per_pixel_mean is not None and not has_mean_image:
             _take_mean_image(model, config, train_set, config.model.pixels.per_pixel_mean)
     trainer, evaluator = _build_trainer(config, run, model, train_set, val_set, device)
     if resume:

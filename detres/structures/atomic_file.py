@@ -40,9 +40,9 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8 to `path`, all or nothing."""
+    """Write `text` as UTF-8 to `path`, all or nothing; of file names that are no UTF-8, escapes."""
     with atomic_file(path) as file:
-        file.write(text.encode())
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def temporary_name(path: Path) -> Path:

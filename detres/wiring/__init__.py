@@ -1,6 +1,6 @@
 """The wiring diagram: from a Config to networks, data sets and loaders. Modules never see config; this room does."""
 
-from detres.wiring.checkpoints import model_from_checkpoint, predictor_from_checkpoint
+from detres.wiring.checkpoints import model_from_checkpoint, predictor_from_checkpoint, refuse_named_code
 from detres.wiring.datasets import (
     AnyDataset,
     build_dataset,
@@ -29,4 +29,5 @@ __all__ = [
     "load_whole_model",
     "model_from_checkpoint",
     "predictor_from_checkpoint",
+    "refuse_named_code",
 ]

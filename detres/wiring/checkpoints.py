@@ -7,7 +7,6 @@ import torch
 from detres.api import Detector, ImageClassifier
 from detres.classifier import Classifier
 from detres.config import Config, config_from_dict
-from detres.config import backbones as backbone_settings
 from detres.detector import FasterRCNN
 from detres.engine.checkpoint import load_checkpoint, load_model_state
 from detres.wiring.datasets import build_transforms
@@ -25,15 +24,27 @@ def model_from_checkpoint(
     """
     state = load_checkpoint(path)
     config = config_from_dict(state["config"], str(path))
-    if isinstance(config.model.backbone, backbone_settings.OutsideBackbone) and not trust_code:
-        raise ValueError(
-            f"{path}: its backbone is the class {config.model.backbone.type}, which would be imported and run. If you "
-            "know where the file comes from, allow it: --trust-code, or detres.load(..., trust_code=True)"
-        )
+    if not trust_code:
+        refuse_named_code(config, path, data=False)
     names = tuple(state["class_names"])
     model = build_model(config, len(names))
     load_model_state(model, state["ema"] or state["model"], path)
     return model.eval(), config, names
+
+
+def refuse_named_code(config: Config, source: str | Path, *, data: bool) -> None:
+    """Raise ValueError when a stored configuration names classes of somebody's, which using it would import and call.
+
+    The backbone counts always, the data sets with `data`: whoever only predicts does not build them.
+    """
+    train = config.data.train if isinstance(config.data.train, list) else [config.data.train]
+    sets = [entry for entry in (*train, config.data.val, config.data.test) if entry is not None] if data else []
+    types = dict.fromkeys(part.type for part in (config.model.backbone, *sets))
+    if named := [name for name in types if ":" in name]:
+        raise ValueError(
+            f"{source}: its configuration names {', '.join(named)}, which would be imported and run. If you know where "
+            "the file comes from, allow it: --trust-code, or detres.load(..., trust_code=True)"
+        )
 
 
 def predictor_from_checkpoint(

@@ -20,9 +20,9 @@ from detres.detector.roi_heads import RoIHeads
 from detres.detector.rpn import RPN
 from detres.layers.pixels import PixelNormalizer
 from detres.layers.roi_pool import RoIPooler
+from detres.weights.agreement import backbone_mismatch, pixel_mismatch
 from detres.weights.backbone import load_backbone
 from detres.weights.load import load_weights
-from detres.weights.pixels import pixel_mismatch
 from detres.weights.report import LoadReport
 from detres.weights.sources import LoadedWeights, read_state_dict
 from detres.wiring.outside import outside_class
@@ -117,8 +117,10 @@ def load_initial_weights(
     if config.model.backbone.weights is not None:
         found = read_state_dict(config.model.backbone.weights)
         report = load_backbone(model, found)
-        if mismatch := pixel_mismatch(found, config.model.pixels.model_dump()):
-            warnings.warn(mismatch, stacklevel=2)
+        pixels = pixel_mismatch(found, config.model.pixels.model_dump())
+        for mismatch in (pixels, backbone_mismatch(found, config.model.backbone.model_dump())):
+            if mismatch is not None:
+                warnings.warn(mismatch, stacklevel=2)
         return [report]
     return []
 

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from detres.engine.checkpoint import CheckpointError, link_or_copy, load_checkpoint, load_model_state, save_checkpoint
+from detres.engine.checkpoint import (
+    CheckpointError,
+    link_or_copy,
+    load_checkpoint,
+    load_model_state,
+    require_same_classes,
+    save_checkpoint,
+)
 
 
 def _state(**extra):
@@ -144,3 +151,12 @@ def test_a_link_keeps_its_content_when_the_source_is_replaced(tmp_path, monkeypa
     assert (load_checkpoint(target)["progress"], load_checkpoint(source)["progress"]) == (1, 2)
     link_or_copy(source, target)
     assert load_checkpoint(target)["progress"] == 2 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_run_does_not_go_on_with_other_classes() -> None:
+    state = {"class_names": ["cat", "dog"]}
+    require_same_classes(state, {"class_names": ["cat", "dog"]}, "last.pt")
+    with pytest.raises(CheckpointError, match=r"last.pt: .*2 classes.*have 2 \(dog, emu only on one side\)"):
+        require_same_classes(state, {"class_names": ["cat", "emu"]}, "last.pt")
+    with pytest.raises(CheckpointError, match="the same ones in another order"):
+        require_same_classes(state, {"class_names": ["dog", "cat"]}, "last.pt")

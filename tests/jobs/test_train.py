@@ -176,3 +176,19 @@ def test_dropped_boxes_are_told_once(workshop: Workshop, detres: Detres, tmp_pat
     outcome = detres("train", "--config", workshop.config, crop, f"output={tmp_path}")
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("the transforms cut away") == 2 and outcome.out.count("dropped in all: ") == 1
+
+
+def test_a_mean_image_that_was_loaded_stays(workshop: Workshop, detres: Callable[..., Outcome], tmp_path: Path) -> None:
+    pixels = "model.pixels={per_pixel_mean: 24, size_divisibility: 1}"
+    first = [pixels, "train.steps=1", f"output={tmp_path / 'first'}"]
+    assert detres("pretrain", "--config", workshop.pretrain_config, *first).code == 0
+    start = torch.load(tmp_path / "first" / "last.pt", weights_only=True)
+    taken = start["model"]["pixels.mean_image"].clone()
+    assert taken.shape == (3, 24, 24) and taken.std() > 1
+    start["model"]["pixels.mean_image"] += 5
+    torch.save(start, tmp_path / "other.pt")
+    second = [*first[:2], f"model.weights={tmp_path / 'other.pt'}", f"output={tmp_path / 'second'}"]
+    outcome = detres("pretrain", "--config", workshop.pretrain_config, *second)
+    assert outcome.code == 0 and "taking the mean" not in outcome.out, outcome.err
+    found = torch.load(tmp_path / "second" / "last.pt", weights_only=True)["model"]["pixels.mean_image"]
+    torch.testing.assert_close(found, taken + 5)

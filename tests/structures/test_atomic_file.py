@@ -65,3 +65,8 @@ def test_asking_whether_a_folder_is_writable_leaves_nothing(tmp_path: Path) -> N
         require_writable(tmp_path / "file", "choose another")
     with pytest.raises(OSError, match="cannot write into the output folder: .*; choose another.*below"):
         require_writable(tmp_path / "file" / "below", "choose another")
+
+
+def test_names_that_are_no_utf8_do_not_lose_the_text(tmp_path: Path) -> None:
+    write_text_atomically(tmp_path / "names.csv", "caf\udce9,1\nélan,2\n")
+    assert (tmp_path / "names.csv").read_text(encoding="utf-8") == "caf\\udce9,1\nélan,2\n"

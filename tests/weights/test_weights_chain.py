@@ -17,6 +17,8 @@ from detres.config import config_to_dict, load_config
 from detres.detector import FasterRCNN
 from detres.engine.checkpoint import load_checkpoint, save_checkpoint
 from detres.weights import LoadReport, WeightsError, read_state_dict
+from detres.weights.agreement import backbone_mismatch
+from detres.weights.sources import LoadedWeights
 
 FORMS = {"coco_r50.yaml": "backbone.body.", "coco_r50_c4.yaml": "backbone.", "coco_r50_dc5.yaml": "backbone."}
 SOURCES = ["detres", ".pth", ".safetensors", ".npz"]
@@ -153,3 +155,17 @@ def test_torchvisions_checksum_refuses(published: Path, tmp_path: Path, change: 
     assert list((tmp_path / "hub" / "checkpoints").iterdir()) == []
     published.write_bytes(whole)
     _load("coco_r50.yaml", NAME)
+
+
+def test_a_backbone_of_another_form_is_told() -> None:
+    def stored(**backbone: object) -> LoadedWeights:
+        return LoadedWeights({}, config={"model": {"backbone": backbone}}, source="best.pt")
+
+    ours = {"type": "resnet", "shortcut": "B", "stride_in_1x1": False, "norm_eps": 1e-5}
+    assert backbone_mismatch(stored(**ours), ours) is None
+    assert backbone_mismatch(LoadedWeights({}), ours) is None, "other files do not tell"
+    assert backbone_mismatch(stored(shortcut="B", stride_in_1x1=True), ours) == (
+        "best.pt: its backbone was trained in another form than this model's; set model.backbone.stride_in_1x1=true"
+    )
+    message = backbone_mismatch(stored(shortcut="A", norm_eps=0.001), ours)
+    assert message is not None and message.endswith("set model.backbone.norm_eps=0.001 model.backbone.shortcut=A")

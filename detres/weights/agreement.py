@@ -1,4 +1,4 @@
-"""Whether a backbone is going to see the pixels that it was trained on."""
+"""Whether a backbone is going to be computed as it was trained: what no tensor's shape can tell."""
 
 import math
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from typing import Any
 
 from detres.weights.sources import LoadedWeights
 
+_FORWARD = ("shortcut", "stride_in_1x1", "groups", "deep_stem", "avg_pool_shortcut", "norm_eps")
 _ALIKE = 0.1  # relative; published means differ in their digits, and a network does not mind
 
 
@@ -23,6 +24,21 @@ def pixel_mismatch(weights: LoadedWeights, pixels: Mapping[str, Any]) -> str | N
         return None
     wanted = " ".join(f"model.pixels.{key}={_text(stored[key])}" for key in differing)
     return f"{weights.source}: its network was trained on other pixels than this model will give it; set {wanted}"
+
+
+def backbone_mismatch(weights: LoadedWeights, backbone: Mapping[str, Any]) -> str | None:
+    """What to say when the backbone of a detres checkpoint computes something else from the same tensors.
+
+    `backbone`: the settings `model.backbone` of the model that takes the weights. None when they agree, or when the
+    file does not tell.
+    """
+    stored = ((weights.config or {}).get("model") or {}).get("backbone") or {}
+    differing = [key for key in _FORWARD if key in stored and key in backbone and stored[key] != backbone[key]]
+    if not differing:
+        return None
+    wanted = " ".join(f"model.backbone.{key}={str(stored[key]).lower()}" for key in differing if key != "shortcut")
+    wanted += f" model.backbone.shortcut={stored['shortcut']}" if "shortcut" in differing else ""
+    return f"{weights.source}: its backbone was trained in another form than this model's; set {wanted.strip()}"
 
 
 def _alike(one: Any, other: Any) -> bool:
