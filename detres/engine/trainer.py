@@ -97,6 +97,8 @@ class Trainer:
                     with self.precision.autocast():
                         losses.append(self._forward(on_device.images, on_device.targets))
                         total = total_loss(losses[-1])
+                    if len(losses) == 1:  # as late as can be: the new gradients take the old ones' memory, warm in cache
+                        self.optimizer.zero_grad(set_to_none=True)
                     scaler.scale(total / len(batches)).backward()
                 scaler.unscale_(self.optimizer)
                 grad_norm = self._clip_gradients()
@@ -105,7 +107,6 @@ class Trainer:
                     self._monitor.check()
                 scaler.step(self.optimizer)
                 scaler.update()
-                self.optimizer.zero_grad(set_to_none=True)
                 if self.ema is not None:
                     self.ema.update(self.model, step)
                 self._count(batches, time.perf_counter() - started, loaded - started)
