@@ -97,7 +97,7 @@ class Trainer:
                     with self.precision.autocast():
                         losses.append(self._forward(on_device.images, on_device.targets))
                         total = total_loss(losses[-1])
-                    if len(losses) == 1:  # as late as can be: the new gradients take the old ones' memory, warm in cache
+                    if len(losses) == 1:  # not sooner: the new gradients take the old ones' memory, still warm
                         self.optimizer.zero_grad(set_to_none=True)
                     scaler.scale(total / len(batches)).backward()
                 scaler.unscale_(self.optimizer)
