@@ -246,7 +246,7 @@ def test_a_checkpoint_of_another_architecture_or_kind(
     wider = "model.neck.channels=24"
     evaluate = ("eval", "--config", workshop.config, "--output", tmp_path / "out", "--weights")
     _refused(detres(*evaluate, best, wider), "best.pt", "another architecture", "24")
-    _refused(detres(*evaluate, classifier), "another architecture")
+    _refused(detres(*evaluate, classifier), "best.pt", "holds a classifier, but the configuration describes a detector")
     _refused(train(f"model.weights={best}", wider), "best.pt", "another architecture")
     assert not (tmp_path / "out").exists() and not (tmp_path / "run").exists()
 
