@@ -99,7 +99,7 @@ def test_a_checkpoint_cannot_have_code_run(tmp_path: Path) -> None:
     config["model"]["backbone"] = {"type": "os:mkdir", "args": {"path": str(mark)}, "weights": None}
     state = {"kind": "detector", "config": config, "class_names": ["a"], "model": {}, "ema": None}
     save_checkpoint(tmp_path / "evil.pt", {"format": "detres", "version": 1, **state})
-    with pytest.raises(ValueError, match=r"evil\.pt: its backbone is the class os:mkdir.*trust"):
+    with pytest.raises(ValueError, match=r"evil\.pt: its configuration names os:mkdir.*trust"):
         package.load(tmp_path / "evil.pt", device="cpu")
     with pytest.raises(ValueError, match="os:mkdir' is a builtin_function_or_method, expected a class"):
         package.load(tmp_path / "evil.pt", device="cpu", trust_code=True)
