@@ -204,7 +204,8 @@ def scale_to_batch(
     )
     changes = []
     if ratio != 1.0:
-        changes += [f"batch {actual} instead of {reference}", f"lr {lr:g} → {scaled.lr:g} ({rule})"]
+        as_written = "train.reference_batch_size=null keeps the numbers as written"
+        changes += [f"batch {actual} instead of {reference} ({as_written})", f"lr {lr:g} → {scaled.lr:g} ({rule})"]
     if scaled.warmup_steps != warmup_steps:
         half = " (half the run)" if scaled.warmup_steps < round(warmup_steps * stretch) else ""
         changes.append(f"warm-up {warmup_steps} → {scaled.warmup_steps} steps{half}")
@@ -213,6 +214,4 @@ def scale_to_batch(
         if milestones:
             before, after = (", ".join(f"{m:g}" for m in ms) for ms in (milestones, scaled.milestones))
             changes.append(f"milestones {before} → {after}")
-    if ratio != 1.0:
-        changes[-1] += " (train.reference_batch_size=null keeps them as written)"
     return replace(scaled, changes=tuple(changes))
