@@ -77,7 +77,8 @@ def test_a_smaller_batch_takes_more_and_smaller_steps():
     assert scaled.lr == pytest.approx(0.005)
     assert (scaled.warmup_steps, scaled.steps, scaled.milestones) == (4000, 360000, (240000, 320000))
     assert scaled.describe() == (
-        "batch 4 instead of 16 (train.reference_batch_size=null keeps the numbers as written), lr 0.02 → 0.005 (linear), warm-up 1000 → 4000 steps, "
+        "batch 4 instead of 16 (train.reference_batch_size=null keeps the numbers as written), "
+        "lr 0.02 → 0.005 (linear), warm-up 1000 → 4000 steps, "
         "length 90000 → 360000 steps, milestones 60000, 80000 → 240000, 320000"
     )
 
