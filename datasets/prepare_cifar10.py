@@ -11,7 +11,7 @@ from pathlib import Path
 
 from detres.data.archives import fetch_and_extract
 from detres.data.cifar_batches import FOLDER, MD5
-from detres.data.download import Download, DownloadError, file_checksum
+from detres.files.download import Download, DownloadError, file_checksum
 
 ARCHIVE = Download(
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", 170498071, "md5:c58f30108f718f92721af3b95e74349a"

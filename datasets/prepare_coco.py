@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detres.data.archives import fetch_and_extract
-from detres.data.download import Download, DownloadError
+from detres.files.download import Download, DownloadError
 
 # cocodataset.org publishes no checksums; these md5 sums are the ones in wide use. The host has no https certificate.
 SITE = "http://images.cocodataset.org"

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from detres.data.annotations import DatasetError
 from detres.data.archives import extract
-from detres.data.download import CHUNK, DownloadError, file_checksum, need_space
 from detres.data.flat_labels import move_into_class_folders, read_flat_labels
+from detres.files.download import CHUNK, DownloadError, file_checksum, need_space
 
 ARCHIVES = {  # part -> (file, its published md5 sum)
     "devkit": ("ILSVRC2012_devkit_t12.tar.gz", "fa75699e90414af021442c21a62c3abf"),

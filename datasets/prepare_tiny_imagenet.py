@@ -14,8 +14,8 @@ from pathlib import Path
 
 from detres.data.annotations import DatasetError
 from detres.data.archives import fetch_and_extract
-from detres.data.download import Download, DownloadError
 from detres.data.flat_labels import move_into_class_folders, read_flat_labels
+from detres.files.download import Download, DownloadError
 
 ARCHIVE = Download("http://cs231n.stanford.edu/tiny-imagenet-200.zip", None, "md5:90528d7ca1a48142e341f4ef8d21d0de")
 FOLDER = "tiny-imagenet-200"

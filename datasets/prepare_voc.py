@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detres.data.archives import fetch_and_extract
-from detres.data.download import Download, DownloadError
+from detres.files.download import Download, DownloadError
 
 SITE = "https://thor.robots.ox.ac.uk/pascal/VOC"
 # year -> (archive, split that it brings, images with annotations there)

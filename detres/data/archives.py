@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from detres.data.download import CHUNK, Download, DownloadError, fetch, need_space, progress_lines
+from detres.files.download import CHUNK, Download, DownloadError, fetch, need_space, progress_lines
 
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 

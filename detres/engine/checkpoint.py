@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detres.structures.atomic_file import atomic_file, atomic_path
+from detres.files.atomic_file import atomic_file, atomic_path
 
 FORMAT = "detres"
 VERSION = 1

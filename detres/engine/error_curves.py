@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from detres.engine.metrics_log import read_metrics
-from detres.structures.atomic_file import atomic_path
+from detres.files.atomic_file import atomic_path
 from detres.structures.drawing import printable
 
 _LONG = 20_000  # iterations from which the axis counts in units of 1e4, as in the paper

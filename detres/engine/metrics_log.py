@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detres.structures.atomic_file import write_text_atomically
+from detres.files.atomic_file import write_text_atomically
 
 
 class MetricsLog:

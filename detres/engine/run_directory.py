@@ -17,7 +17,7 @@ from typing import Any
 from detres.engine.checkpoint import link_or_copy, save_checkpoint
 from detres.engine.environment import describe_environment
 from detres.engine.metrics_log import MetricsLog
-from detres.structures.atomic_file import remove_partial_files, require_writable, write_text_atomically
+from detres.files.atomic_file import remove_partial_files, require_writable, write_text_atomically
 
 
 class RunDirectory:

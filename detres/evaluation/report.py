@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from detres.evaluation.metrics import PrecisionRecall
+from detres.files.atomic_file import atomic_path
 from detres.structures import Detections
-from detres.structures.atomic_file import atomic_path
 from detres.structures.boxes import scale_boxes
 from detres.structures.drawing import class_color, draw_boxes, font, printable, to_pil
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from detres.files.atomic_file import atomic_path
 from detres.structures import Detections
-from detres.structures.atomic_file import atomic_path
 from detres.structures.boxes import xywh_to_xyxy
 
 _KEYS = ("image_id", "category_id", "bbox", "score")

@@ -12,7 +12,7 @@ from detres.data.samples import ClassificationDataset
 from detres.evaluation.classification import ClassificationMetrics
 from detres.evaluation.inference import ImageScores
 from detres.evaluation.report import Mistake, plot_confusion, save_mistakes_grid
-from detres.structures.atomic_file import write_text_atomically
+from detres.files.atomic_file import write_text_atomically
 
 NUM_MISTAKES = 24
 _NUM_BEST = 5

@@ -32,11 +32,11 @@ from detres.evaluation.results import (
     write_voc_comp4,
 )
 from detres.evaluation.voc import evaluate_voc
+from detres.files.atomic_file import require_writable
 from detres.jobs.classification_files import write_classification
 from detres.jobs.eval_weights import load_networks
 from detres.jobs.protocols import protocol_loaders, with_protocol
 from detres.structures import Detections
-from detres.structures.atomic_file import require_writable
 
 NUM_PICTURES = 12
 

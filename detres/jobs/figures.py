@@ -19,8 +19,8 @@ from detres.engine.error_curves import RunErrors, draw_error_panels, read_errors
 from detres.engine.progress import build_reporter
 from detres.evaluation.inference import classify_all
 from detres.evaluation.metrics import format_rows
+from detres.files.atomic_file import atomic_path, require_writable, write_text_atomically
 from detres.jobs.evaluate import image_ids, show
-from detres.structures.atomic_file import atomic_path, require_writable, write_text_atomically
 from detres.structures.drawing import printable
 
 _SUFFIXES = (".png", ".pdf", ".svg")

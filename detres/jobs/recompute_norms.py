@@ -15,8 +15,8 @@ from detres.config.model import ClassifierSettings
 from detres.engine.checkpoint import save_checkpoint
 from detres.engine.norm_statistics import recompute_norm_statistics
 from detres.engine.progress import build_reporter
+from detres.files.atomic_file import require_writable
 from detres.jobs.evaluate import Evaluator, show
-from detres.structures.atomic_file import require_writable
 
 Metrics = dict[str, float | None]
 

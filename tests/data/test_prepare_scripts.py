@@ -14,9 +14,9 @@ from types import ModuleType
 from typing import Literal
 
 import pytest
-
-from detres.data.download import Download
 from tests.data.test_download import Server, server
+
+from detres.files.download import Download
 from tests.data.test_flat_images import write_devkit
 
 __all__ = ["server"]  # the fixture

@@ -111,7 +111,7 @@ def test_a_really_full_disk(tmp_path, monkeypatch):
     before = path.read_bytes()
     full = tmp_path / ".last.pt.partial"
     full.symlink_to("/dev/full")
-    monkeypatch.setattr("detres.structures.atomic_file.temporary_name", lambda path: full)
+    monkeypatch.setattr("detres.files.atomic_file.temporary_name", lambda path: full)
     with pytest.raises(OSError, match="No space left on device.*previous one is untouched") as caught:
         save_checkpoint(path, _state(model={"w": torch.ones(300_000)}))
     assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(path)

@@ -11,13 +11,13 @@ import torch
 
 from detres.api import choose_device
 from detres.engine.environment import describe_environment
+from detres.files.atomic_file import atomic_path
 from detres.jobs.benchmark.agreement import check_same_work
 from detres.jobs.benchmark.pictures import photo_folder, training_folder
 from detres.jobs.benchmark.pretraining import MODEL, Pretraining, pipelines
 from detres.jobs.benchmark.report import draw_chart
 from detres.jobs.benchmark.timing import compare, make_sides, measure_parts
 from detres.jobs.benchmark.twins import Twins, make_inputs, make_twins
-from detres.structures.atomic_file import atomic_path
 
 SIZES_HW = {"infer": (800, 1066), "train": (512, 512), "pretrain": (64, 64)}
 BATCH_SIZES = {"infer": 1, "train": 2, "pretrain": 32}

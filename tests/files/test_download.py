@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from detres.data.archives import extract, fetch_and_extract
-from detres.data.download import Download, DownloadError, fetch, progress_lines
+from detres.files.download import Download, DownloadError, fetch, progress_lines
 
 CONTENT = bytes(range(256)) * 400
 MD5 = "md5:" + hashlib.md5(CONTENT).hexdigest()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from detres.structures import atomic_file as module
-from detres.structures.atomic_file import (
+from detres.files import atomic_file as module
+from detres.files.atomic_file import (
     atomic_file,
     atomic_path,
     remove_partial_files,
