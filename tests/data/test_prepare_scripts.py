@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Literal
 
 import pytest
-from tests.data.test_download import Server, server
+from tests.files.test_download import Server, server
 
 from detres.files.download import Download
 from tests.data.test_flat_images import write_devkit
