@@ -18,7 +18,7 @@ setup(
     # `detres train --config coco_r50.yaml` finds them from any folder.
     packages=[*find_packages(include=["detres", "detres.*"]), *CONFIGS],
     package_dir={package: package.removeprefix("detres.").replace(".", "/") for package in CONFIGS},
-    package_data={"detres": ["py.typed"], **dict.fromkeys(CONFIGS, ["*.yaml"])},
+    package_data={"detres": ["py.typed", "weights/imagenet_ids.txt"], **dict.fromkeys(CONFIGS, ["*.yaml"])},
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from detres.cli import judging, looking, training
+from detres.cli import exchange, judging, looking, training
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -64,6 +64,8 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Command, s
     "pretrain": (training.add_train, training.pretrain, "train a classifier, for a detector to start from"),
     "eval": (judging.add_eval, judging.evaluate, "evaluate weights or an existing results file"),
     "predict": (judging.add_predict, judging.predict, "detect in, or label, images, folders and videos"),
+    "convert": (exchange.add_convert, exchange.convert, "bring weights from one toolkit's format into another's"),
+    "zoo": (exchange.add_zoo, exchange.zoo, "list published weights, which every command takes as zoo:NAME"),
     "recompute-norms": (
         training.add_recompute_norms,
         training.recompute_norms,

@@ -12,7 +12,8 @@ from detres.cli.shared import add_config, print_paths
 def add_eval(parser: argparse.ArgumentParser) -> None:
     add_config(parser, required=False)
     what = parser.add_mutually_exclusive_group(required=True)
-    text = "a checkpoint (--config may then be left out), or a state dict that fits the configured model; several: an "
+    text = "a checkpoint, another toolkit's file or zoo:NAME (--config may then be left out), or a state dict that fits"
+    text += " the configured model; several: an "
     what.add_argument("--weights", nargs="+", metavar="FILE", help=text + "ensemble of classifiers")
     what.add_argument("--detections", help="judge an existing COCO results file instead of a model")
     parser.add_argument("--split", choices=("val", "test"), default="val")
@@ -35,7 +36,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         config = stored_config(weights[0], overrides, trust_code=arguments.trust_code)
     else:
         raise ValueError("--detections: results do not tell what they were made on; add --config")
-    beside = Path(weights[0] if weights else arguments.detections).parent
+    beside = _folder_of(weights[0] if weights else arguments.detections)
     output = arguments.output or str(beside / ("eval" if arguments.split == "val" else "eval_test"))
     evaluation, written = evaluate(
         config,
@@ -50,13 +51,19 @@ def evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _folder_of(source: str) -> Path:
+    """Where a file lies; for published weights (`zoo:NAME`, `torchvision:NAME`) a folder of their own below runs."""
+    publisher, _, name = source.partition(":")
+    return Path("runs") / name.replace("/", "_") if publisher in ("zoo", "torchvision") else Path(source).parent
+
+
 def _is_override(text: str) -> bool:
     """Whether an argument behind several values is a setting and not one of them: `eval.batch_size=8`."""
     return re.match(r"[a-z_]\w*(\.\w+)*=", text) is not None and not Path(text).exists()
 
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--weights", required=True, help="a detres checkpoint; it knows its configuration and classes")
+    parser.add_argument("--weights", required=True, help="a checkpoint, another toolkit's file, or zoo:NAME")
     parser.add_argument("sources", nargs="+", help="images, folders, videos, globs")
     parser.add_argument("--output", required=True, help="folder for the pictures and the JSON file")
     parser.add_argument(

@@ -108,6 +108,7 @@ class RPNSettings(Settings):
     nms_iou: Fraction = 0.7
     min_size: NonNegativeFloat = 0.0
     score_threshold: Fraction = 0.0
+    symmetric_clamp: bool = False  # decoded dw, dh are clamped from below too (mmdetection), not only from above
 
 
 class FCHead(Settings):
@@ -164,6 +165,7 @@ class RoIHeadSettings(Settings):
     soft_nms_sigma: PositiveFloat = 0.5
     detections_per_image: PositiveInt = 100
     min_size: NonNegativeFloat = 0.0  # torchvision drops boxes below 0.01
+    symmetric_clamp: bool = False  # as in RPNSettings
 
 
 class FasterRCNNSettings(Settings):

@@ -10,10 +10,18 @@ MAX_LOG_SCALE = math.log(1000.0 / 16)  # exp of a larger dw or dh would overflow
 
 
 class BoxCoder:
-    """Deltas dx, dy (in widths and heights of the reference) and dw, dh (logarithms), times four `weights`."""
+    """Deltas dx, dy (in widths and heights of the reference) and dw, dh (logarithms), times four `weights`.
 
-    def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0), max_log_scale: float = MAX_LOG_SCALE) -> None:
-        self.weights, self.max_log_scale = tuple(weights), max_log_scale
+    Decoding clamps dw and dh at `max_log_scale`, with `symmetric_clamp` (mmdetection) at its negative too.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+        max_log_scale: float = MAX_LOG_SCALE,
+        symmetric_clamp: bool = False,
+    ) -> None:
+        self.weights, self.max_log_scale, self.symmetric_clamp = tuple(weights), max_log_scale, symmetric_clamp
 
     def encode(self, boxes: Tensor, references: Tensor) -> Tensor:
         """Deltas (..., 4) that turn `references` (..., 4) into `boxes` (..., 4)."""
@@ -28,7 +36,8 @@ class BoxCoder:
         deltas = deltas.float() / deltas.new_tensor(self.weights, dtype=torch.float32)
         reference_center, reference_size = _center_and_size(references.float())
         center = deltas[..., :2] * reference_size + reference_center
-        half = 0.5 * torch.exp(deltas[..., 2:].clamp(max=self.max_log_scale)) * reference_size
+        least = -self.max_log_scale if self.symmetric_clamp else None
+        half = 0.5 * torch.exp(deltas[..., 2:].clamp(min=least, max=self.max_log_scale)) * reference_size
         return torch.cat([center - half, center + half], dim=-1)
 
 

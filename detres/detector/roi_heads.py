@@ -50,6 +50,7 @@ class RoIHeads(nn.Module):
         soft_nms_sigma: float = 0.5,
         detections_per_image: int = 100,
         min_size: float = 0.0,
+        symmetric_clamp: bool = False,
     ) -> None:
         super().__init__()
         if nms not in ("hard", "soft_linear", "soft_gaussian"):
@@ -59,7 +60,7 @@ class RoIHeads(nn.Module):
         self.positive_iou, self.negative_iou = positive_iou, negative_iou
         self.batch_size, self.positive_fraction = batch_size, positive_fraction
         self.add_ground_truth = add_ground_truth
-        self.coder = BoxCoder(box_coder_weights)
+        self.coder = BoxCoder(box_coder_weights, symmetric_clamp=symmetric_clamp)
         self.box_loss = BoxLoss(self.coder, box_loss, smooth_l1_beta)
         self.box_loss_weight = box_loss_weight
         self.score_threshold, self.nms, self.nms_iou, self.soft_nms_sigma = (

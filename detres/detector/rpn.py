@@ -79,6 +79,7 @@ class RPN(nn.Module):
         nms_iou: float = 0.7,
         min_size: float = 0.0,
         score_threshold: float = 0.0,
+        symmetric_clamp: bool = False,
     ) -> None:
         super().__init__()
         widths = {spec.channels for spec in specs.values()}
@@ -89,7 +90,7 @@ class RPN(nn.Module):
         self.head = RPNHead(widths.pop(), anchors.num_anchors_per_cell, convs=convs, channels=channels)
         self.positive_iou, self.negative_iou = positive_iou, negative_iou
         self.batch_size, self.positive_fraction = batch_size, positive_fraction
-        self.coder = BoxCoder()
+        self.coder = BoxCoder(symmetric_clamp=symmetric_clamp)
         self.box_loss = BoxLoss(self.coder, box_loss, smooth_l1_beta)
         self.box_loss_weight, self.normalize_by = box_loss_weight, normalize_by
         self.straddle_threshold = straddle_threshold

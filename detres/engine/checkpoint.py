@@ -87,11 +87,15 @@ def load_checkpoint(
 
 
 def load_model_state(model: torch.nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Copy `state` into `model`; every name and shape must agree.
+    """Copy `state` into `model`; every name and shape must agree, step counters of norms excepted: nothing needs them.
 
     Raises CheckpointError naming the first differences: `source` is then of another architecture.
     """
     own = model.state_dict()
+    counters = [name for name in {**own, **state} if name.endswith("num_batches_tracked")]
+    if any((name in own) != (name in state) for name in counters):
+        state = {name: tensor for name, tensor in state.items() if name in own}
+        state |= {name: own[name] for name in counters if name in own and name not in state}
     lacking = [f"no {name}" for name in own if name not in state]
     foreign = [f"{name} unknown to the model" for name in state if name not in own]
     reshaped = [

@@ -11,17 +11,19 @@ from detres.config import Config, config_from_dict
 from detres.config.model import ClassifierSettings
 from detres.weights.load import is_counter
 from detres.weights.report import WeightsError
-from detres.weights.sources import read_state_dict
+from detres.weights.sources import TORCHVISION, read_state_dict
 
 
 def stored_config(weights: str, overrides: Sequence[str] = (), *, trust_code: bool = False) -> Config:
-    """The configuration that a detres checkpoint was trained with, with `overrides`.
+    """The configuration that a checkpoint was trained with, or that another toolkit's file implies; with `overrides`.
 
-    Raises ValueError when the file holds none, or when it names classes to be imported and is not trusted.
+    Raises ValueError when the file tells of none, or when it names classes to be imported and is not trusted.
     """
     found = read_state_dict(weights)
-    if found.config is None:
+    if found.config is None and found.implied is None and not weights.startswith(TORCHVISION):
         raise ValueError(f"{weights}: holds no configuration; expected a detres checkpoint, or one given by --config")
+    if found.config is None:
+        return wiring.implied_config(found, overrides=overrides)
     config = config_from_dict(found.config, weights, overrides)
     if not trust_code:
         wiring.refuse_named_code(config, weights, data=True)

@@ -7,6 +7,12 @@ from typing import Any
 from detres.weights.sources import LoadedWeights
 
 _FORWARD = ("shortcut", "stride_in_1x1", "groups", "deep_stem", "avg_pool_shortcut", "norm_eps")
+_DETECTOR = (
+    ("anchors", ("sizes", "aspect_ratios", "rounded", "stride", "order")),
+    ("rpn", ("symmetric_clamp",)),
+    ("roi_heads", ("box_coder_weights", "symmetric_clamp")),
+    ("roi_heads.pool", ("type", "sampling_ratio", "aligned", "canonical_size", "canonical_level")),
+)
 _ALIKE = 0.1  # relative; published means differ in their digits, and a network does not mind
 
 
@@ -16,7 +22,7 @@ def pixel_mismatch(weights: LoadedWeights, pixels: Mapping[str, Any]) -> str | N
     `pixels`: the settings `model.pixels` of the model that takes the weights. None when they agree, as far as is
     known: other files do not tell, and the mean image of `per_pixel_mean` is not compared.
     """
-    stored = ((weights.config or {}).get("model") or {}).get("pixels") or {}
+    stored = weights.model_settings.get("pixels") or {}
     with_image = stored.get("per_pixel_mean") or pixels.get("per_pixel_mean")
     keys = ["std", "channel_order"] if with_image else ["mean", "std", "channel_order"]
     differing = [key for key in keys if key in stored and key in pixels and not _alike(stored[key], pixels[key])]
@@ -32,13 +38,39 @@ def backbone_mismatch(weights: LoadedWeights, backbone: Mapping[str, Any]) -> st
     `backbone`: the settings `model.backbone` of the model that takes the weights. None when they agree, or when the
     file does not tell.
     """
-    stored = ((weights.config or {}).get("model") or {}).get("backbone") or {}
+    stored = weights.model_settings.get("backbone") or {}
     differing = [key for key in _FORWARD if key in stored and key in backbone and stored[key] != backbone[key]]
     if not differing:
         return None
     wanted = " ".join(f"model.backbone.{key}={str(stored[key]).lower()}" for key in differing if key != "shortcut")
     wanted += f" model.backbone.shortcut={stored['shortcut']}" if "shortcut" in differing else ""
     return f"{weights.source}: its backbone was trained in another form than this model's; set {wanted.strip()}"
+
+
+def detector_mismatch(weights: LoadedWeights, model: Mapping[str, Any]) -> str | None:
+    """What to say when a detector's anchors, pooling or box coding differ from those that its weights were made with.
+
+    `model`: the settings `model` of the detector that takes the weights. None when they agree, or when the file does
+    not tell.
+    """
+    wanted = []
+    for path, keys in _DETECTOR:
+        stored, ours = _at(weights.model_settings, path), _at(model, path)
+        wanted += [
+            f"model.{path}.{key}={str(stored[key]).replace(' ', '')}"
+            for key in keys
+            if key in stored and key in ours and stored[key] != ours[key]
+        ]
+    if not wanted:
+        return None
+    text = "its boxes were made in another way than this detector makes them; for the same ones set"
+    return f"{weights.source}: {text} {' '.join(wanted)}"
+
+
+def _at(settings: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+    for key in path.split("."):
+        settings = settings.get(key) or {}
+    return settings
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -1,44 +1,45 @@
-"""Reading state dicts: detres checkpoints, torch files, safetensors, npz, and torchvision's published weights.
+"""Where weights come from: detres checkpoints, other toolkits' files, plain state dicts, published weights by name.
 
-Nothing here executes what a file contains: torch files are read with weights_only=True, npz without pickles.
+Nothing here executes what a file contains (detres.weights.tensor_files).
 """
 
 import difflib
 import pickle
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from detres.weights.formats import FORMATS, kind_of, recognise
+from detres.weights.formats.interface import Implied
+from detres.weights.formats.torchvision import todays_name
 from detres.weights.report import WeightsError
+from detres.weights.tensor_files import read_file, unwrap
 
 Kind = Literal["detector", "classifier", "state_dict"]
 Background = Literal["first", "last"]
 
 TORCHVISION = "torchvision:"
+ZOO = "zoo:"
 _VERSION = 1  # the newest checkpoint format that this code knows
-_SUFFIXES = ".pt, .pth, .safetensors, .npz"
-# How training scripts wrap a state dict, and how torch's own wrappers rename its keys.
-_CONTAINERS = ("state_dict", "model", "model_state_dict", "model_state", "net")
-_WRAPPERS = ("module.", "_orig_mod.")
-# torchvision's first detection weights, still its published ones, name the convolutions of FPN and RPN without index.
-_OLD_NAME = re.compile(r"((?:^|\.)fpn\.(?:inner|layer)_blocks\.\d+|^rpn\.head\.conv)\.(weight|bias)$")
 
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """A state dict and what its source says about it.
+    """A state dict in detres's names, and what its source says about it.
 
     state_dict   tensors by name, on the CPU
     class_names  one per class, empty when the source does not tell
-    kind         detector or classifier for a detres checkpoint, else state_dict
+    kind         detector or classifier where the source tells, else state_dict
     config       the run's configuration (a detres checkpoint), else None
     source       the path or name that was read, for messages
     background   the row of the background class in a detector's head, None when the source does not tell
+    implied      what another toolkit's file says about the model (settings of `model`), else None
+    recipe       name of a shipped configuration and overrides that reproduce the weights (zoo), else None
     """
 
     state_dict: dict[str, Tensor]
@@ -47,83 +48,62 @@ class LoadedWeights:
     config: dict[str, Any] | None = None
     source: str = "weights"
     background: Background | None = None
+    implied: Implied | None = None
+    recipe: tuple[str, tuple[str, ...]] | None = None
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """The settings of `model` that the weights were made with, as far as the source tells; nested."""
+        stored = (self.config or {}).get("model") or {}
+        return stored if self.implied is None else self.implied.model
 
 
-def read_state_dict(source: str | Path) -> LoadedWeights:
-    """Read weights from a file (.pt, .pth, .safetensors, .npz) or from `torchvision:ResNet50_Weights.IMAGENET1K_V2`.
+def read_state_dict(source: str | Path, format: str | None = None, *, ignore: Iterable[str] = ()) -> LoadedWeights:
+    """Read weights from a file, from `torchvision:ResNet50_Weights.IMAGENET1K_V2` or from `zoo:NAME` (`detres zoo`).
+
+    Files of detectron2 (.pkl, .pth), mmdetection, timm's "d" variants and MSRA's ResNets (.pkl) are recognised by
+    their keys and brought into detres's names; what they imply about the model comes along. Other state dicts are
+    taken as they are, in torchvision's or detres's names. `format` (a key of detres.weights.formats.FORMATS) says what
+    a file is; `ignore`: regular expressions of its keys that are to be left out.
 
     A detres checkpoint gives its EMA weights when it has them. Raises WeightsError when the source is missing,
-    truncated, not weights, or would need code to be executed.
+    truncated, not weights, or would need code to be executed, and lists the keys that have no place in its format.
     """
     name = str(source)
     if name.startswith(TORCHVISION):
         return _read_torchvision(name)
-    path = Path(name).expanduser()
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise WeightsError(
-            f"{name}: {what}; expected a weights file ({_SUFFIXES}) or a name such as "
-            f"{TORCHVISION}ResNet50_Weights.IMAGENET1K_V2"
-        )
-    if path.stat().st_size == 0:
-        raise WeightsError(f"{name}: the file is empty; copy or download it again")
-    if path.suffix == ".safetensors":
-        return _plain(_read_safetensors(path), name)
-    if path.suffix == ".npz":
-        return _plain(_read_npz(path), name)
-    return _from_torch_file(_read_torch(path), name)
+    if name.startswith(ZOO):
+        from detres.weights.zoo import fetch, find
 
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a whole safetensors file ({error}); copy or download it again") from error
-
-
-def _read_npz(path: Path) -> dict[str, Tensor]:
-    import zipfile
-    import zlib
-
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise WeightsError(
-            f"{path}: not a whole npz file of numeric arrays ({error}); arrays of Python objects are not read"
-        ) from error
-
-
-def _read_torch(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path}: not a torch file of tensors and plain containers ({_first_line(error)}). Other Python objects "
-            "are refused, because reading them can execute code; save the model's state_dict() alone"
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise WeightsError(
-            f"{path}: truncated or not a torch file ({_first_line(error)}); copy or download it again"
-        ) from error
-
-
-def _from_torch_file(content: Any, name: str) -> LoadedWeights:
+        entry = find(name.removeprefix(ZOO))
+        tensors, extra = unwrap(read_file(fetch(entry), name), name)
+        found = _from_foreign(tensors, extra, entry.format, name)
+        return replace(found, recipe=(entry.config, entry.overrides))
+    content = read_file(Path(name).expanduser(), name)
     if isinstance(content, Mapping) and content.get("format") == "detres":
         return _from_checkpoint(content, name)
-    state = content
-    for key in _CONTAINERS:
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-            break
-    if not isinstance(state, Mapping):
-        raise WeightsError(f"{name}: holds a {type(content).__name__}; expected a state dict (tensors by name)")
-    return _plain(state, name)
+    tensors, extra = unwrap(content, name)
+    unneeded = [re.compile(pattern) for pattern in ignore]
+    tensors = {key: tensor for key, tensor in tensors.items() if not any(p.match(key) for p in unneeded)}
+    format = format or recognise(tensors)
+    if format is None:
+        return LoadedWeights({todays_name(key): tensor for key, tensor in tensors.items()}, source=name)
+    return _from_foreign(tensors, extra, format, name)
+
+
+def _from_foreign(tensors: dict[str, Tensor], extra: Mapping[str, Any], format: str, name: str) -> LoadedWeights:
+    try:
+        state, implied = FORMATS[format].to_detres(tensors), FORMATS[format].implied(tensors, extra)
+    except WeightsError as error:
+        raise WeightsError(f"{name}, read as {format}: {error}") from error
+    return LoadedWeights(
+        state_dict=state,
+        class_names=implied.class_names,
+        kind=kind_of(state),
+        source=name,
+        background=(implied.model.get("roi_heads") or {}).get("background"),
+        implied=implied,
+    )
 
 
 def _from_checkpoint(content: Mapping[str, Any], name: str) -> LoadedWeights:
@@ -136,8 +116,9 @@ def _from_checkpoint(content: Mapping[str, Any], name: str) -> LoadedWeights:
             f"found kind {kind!r} and model of type {type(model).__name__}; write it again"
         )
     config = content.get("config")
+    tensors, _ = unwrap({**model, **(content.get("ema") or {})}, name)
     return LoadedWeights(
-        state_dict=_tensors({**model, **(content.get("ema") or {})}, name),
+        state_dict=tensors,
         class_names=tuple(content.get("class_names") or ()),
         kind=kind,
         config=config,
@@ -162,8 +143,10 @@ def _read_torchvision(name: str) -> LoadedWeights:
         ) from error
     names = list(weights.meta.get("categories") or ())
     detects = names[:1] == ["__background__"]
+    tensors, _ = unwrap(state, name)
+    tensors = {todays_name(key): tensor for key, tensor in tensors.items()}
     return LoadedWeights(
-        state_dict=_tensors(state, name),
+        state_dict=tensors,
         # ImageNet's are words (two of them twice), where data sets have WordNet ids: its classes go by their position.
         class_names=tuple(names[1:]) if detects else (),
         source=name,
@@ -182,28 +165,6 @@ def _torchvision_entry(name: str) -> Any:
     near = difflib.get_close_matches(wanted, known, n=3, cutoff=0.4)
     hint = f"; did you mean {' or '.join(TORCHVISION + entry for entry in near)}?" if near else ""
     raise WeightsError(f"{name}: torchvision has no weights of that name{hint}")
-
-
-def _plain(state: Mapping[str, Any], name: str) -> LoadedWeights:
-    return LoadedWeights(_tensors(state, name), source=name)
-
-
-def _tensors(state: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """The tensors among the values, under today's names, without the prefixes of DDP and torch.compile."""
-    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise WeightsError(
-            f"{name}: holds no tensors by name (found {', '.join(map(repr, list(state)[:5])) or 'nothing'})"
-        )
-    for wrapper in _WRAPPERS * 2:  # either may surround the other
-        if all(key.startswith(wrapper) for key in tensors):
-            tensors = {key.removeprefix(wrapper): value for key, value in tensors.items()}
-    return {_today(key): value for key, value in tensors.items()}
-
-
-def _today(key: str) -> str:
-    old = _OLD_NAME.search(key)
-    return key if old is None else f"{key[: old.end(1)]}{'.0.0' if 'rpn' in old[1] else '.0'}.{old[2]}"
 
 
 def _first_line(error: BaseException) -> str:

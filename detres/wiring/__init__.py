@@ -11,6 +11,7 @@ from detres.wiring.datasets import (
     build_transforms,
     data_root,
 )
+from detres.wiring.foreign import class_names_of, implied_config
 from detres.wiring.networks import build_backbone, build_detector, build_model, load_initial_weights, load_whole_model
 
 __all__ = [
@@ -24,7 +25,9 @@ __all__ = [
     "build_train_dataset",
     "build_train_loader",
     "build_transforms",
+    "class_names_of",
     "data_root",
+    "implied_config",
     "load_initial_weights",
     "load_whole_model",
     "model_from_checkpoint",

@@ -8,27 +8,59 @@ from detres.api import Detector, ImageClassifier
 from detres.classifier import Classifier
 from detres.config import Config, config_from_dict
 from detres.detector import FasterRCNN
-from detres.engine.checkpoint import load_checkpoint, load_model_state
+from detres.engine.checkpoint import CheckpointError, load_checkpoint, load_model_state
+from detres.weights.imagenet import with_words
+from detres.weights.report import WeightsError
+from detres.weights.sources import TORCHVISION, ZOO, LoadedWeights, read_state_dict
 from detres.wiring.datasets import build_transforms
-from detres.wiring.networks import build_model
+from detres.wiring.foreign import class_names_of, implied_config
+from detres.wiring.networks import build_model, load_whole_model
 
 
 def model_from_checkpoint(
     path: str | Path, *, trust_code: bool = False
 ) -> tuple[FasterRCNN | Classifier, Config, tuple[str, ...]]:
-    """The network of a detres checkpoint with its (averaged) weights, its configuration and its class names.
+    """The network of a checkpoint with its (averaged) weights, its configuration and its class names.
 
+    Besides detres's own checkpoints: `zoo:NAME`, `torchvision:NAME`, and files of other toolkits that are recognised.
     `trust_code`: whether the checkpoint may name a backbone class of somebody's (`type: module:Class`), which is then
     imported and called. Raises CheckpointError naming the file when it is missing, damaged or not one of ours, and
     ValueError when it names such a class and is not trusted.
     """
-    state = load_checkpoint(path)
+    if _never_ours(str(path)):
+        return _model_from_foreign(read_state_dict(path))
+    try:
+        state = load_checkpoint(path)
+    except CheckpointError:
+        if (found := _foreign(path)) is None:
+            raise
+        return _model_from_foreign(found)
     config = config_from_dict(state["config"], str(path))
     if not trust_code:
         refuse_named_code(config, path, data=False)
     names = tuple(state["class_names"])
     model = build_model(config, len(names))
     load_model_state(model, state["ema"] or state["model"], path)
+    return model.eval(), config, names
+
+
+def _never_ours(source: str) -> bool:
+    return source.startswith((ZOO, TORCHVISION)) or Path(source).suffix in (".pkl", ".caffemodel")
+
+
+def _foreign(path: str | Path) -> LoadedWeights | None:
+    """The weights of another toolkit in a file that is no checkpoint of ours; None when it is no such thing either."""
+    try:
+        found = read_state_dict(path)
+    except WeightsError:
+        return None
+    return found if found.implied is not None else None
+
+
+def _model_from_foreign(found: LoadedWeights) -> tuple[FasterRCNN | Classifier, Config, tuple[str, ...]]:
+    config, names = implied_config(found), class_names_of(found)
+    model = build_model(config, len(names))
+    load_whole_model(model, found, names)
     return model.eval(), config, names
 
 
@@ -55,7 +87,7 @@ def predictor_from_checkpoint(
     kind = Detector if isinstance(model, FasterRCNN) else ImageClassifier
     return kind(
         model,
-        names,
+        names if kind is Detector else with_words(names),
         build_transforms(config, training=False),
         device=device,
         size_divisibility=config.model.pixels.size_divisibility,

@@ -20,7 +20,7 @@ from detres.detector.roi_heads import RoIHeads
 from detres.detector.rpn import RPN
 from detres.layers.pixels import PixelNormalizer
 from detres.layers.roi_pool import RoIPooler
-from detres.weights.agreement import backbone_mismatch, pixel_mismatch
+from detres.weights.agreement import backbone_mismatch, detector_mismatch, pixel_mismatch
 from detres.weights.backbone import load_backbone
 from detres.weights.load import load_weights
 from detres.weights.report import LoadReport
@@ -113,16 +113,27 @@ def load_initial_weights(
 ) -> list[LoadReport]:
     """Load what `model.weights` (a whole model) or else `model.backbone.weights` name; one report for each."""
     if config.model.weights is not None:
-        return [load_whole_model(model, read_state_dict(config.model.weights), class_names)]
+        found = read_state_dict(config.model.weights)
+        report = load_whole_model(model, found, class_names)
+        warn_of_differences(found, config)
+        return [report]
     if config.model.backbone.weights is not None:
         found = read_state_dict(config.model.backbone.weights)
         report = load_backbone(model, found)
-        pixels = pixel_mismatch(found, config.model.pixels.model_dump())
-        for mismatch in (pixels, backbone_mismatch(found, config.model.backbone.model_dump())):
-            if mismatch is not None:
-                warnings.warn(mismatch, stacklevel=2)
+        warn_of_differences(found, config)
         return [report]
     return []
+
+
+def warn_of_differences(found: LoadedWeights, config: Config) -> None:
+    """Warn when the configured model computes something else from the weights than the one that they were made with."""
+    model = config.model.model_dump()
+    mismatches = [pixel_mismatch(found, model["pixels"]), backbone_mismatch(found, model["backbone"])]
+    if config.model.weights is not None:
+        mismatches.append(detector_mismatch(found, model))
+    for mismatch in mismatches:
+        if mismatch is not None:
+            warnings.warn(mismatch, stacklevel=3)
 
 
 def load_whole_model(model: FasterRCNN | Classifier, found: LoadedWeights, class_names: Sequence[str]) -> LoadReport:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -12,36 +11,22 @@ from PIL import Image
 from torch import Tensor, nn
 
 from detres.backbones import FPN, BackboneWithFPN, ResNet
-
-RENAMED = [
-    (r"^backbone\.fpn_lateral(\d)", lambda m: f"fpn.inner_blocks.{int(m[1]) - 2}.0"),
-    (r"^backbone\.fpn_output(\d)", lambda m: f"fpn.layer_blocks.{int(m[1]) - 2}.0"),
-    (r"^backbone\.bottom_up\.", "body."),
-    (r"^backbone\.", ""),
-    (r"stem\.conv1\.norm", "bn1"),
-    (r"stem\.", ""),
-    (r"res(\d)", lambda m: f"layer{int(m[1]) - 1}"),
-    (r"shortcut\.norm", "downsample.1"),
-    (r"shortcut", "downsample.0"),
-    (r"conv(\d)\.norm", r"bn\1"),
-]
+from detres.weights.formats.detectron2 import to_detres
 
 
 def golden_weights(golden: Path, architecture: str) -> dict[str, Tensor]:
-    """The backbone's weights by the golden files' rule, in torchvision's names."""
+    """The detector's weights by the golden files' rule, in detectron2's names."""
     spec = importlib.util.spec_from_file_location("weights_rule", golden / "weights_rule.py")
     rule = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(rule)
     listing = json.loads((golden / f"state_dict_{architecture}.json").read_text())
-    kind, stem = rule.kind_of({key: shape for key, (shape, _) in listing.items()})
-    state_dict = {}
-    for key, (shape, _) in listing.items():
-        if key.startswith("backbone."):
-            name = key
-            for pattern, replacement in RENAMED:
-                name = re.sub(pattern, replacement, name)
-            state_dict[name] = rule.make(key, shape, kind, stem)
-    return state_dict
+    return rule.fill({key: shape for key, (shape, _) in listing.items()})
+
+
+def backbone_weights(golden: Path, architecture: str) -> dict[str, Tensor]:
+    """The weights of the backbone alone, in detres's names."""
+    weights = to_detres(golden_weights(golden, architecture))
+    return {key.removeprefix("backbone."): w for key, w in weights.items() if key.startswith("backbone.")}
 
 
 def golden_pixels(golden: Path, divisor: int) -> Tensor:
@@ -63,7 +48,7 @@ def make_backbone(architecture: str) -> nn.Module:
 def test_features_are_detectron2s(golden: Path, architecture: str, divisor: int) -> None:
     with torch.device("meta"):
         backbone = make_backbone(architecture)
-    backbone.load_state_dict(golden_weights(golden, architecture), assign=True)
+    backbone.load_state_dict(backbone_weights(golden, architecture), assign=True)
     with torch.no_grad():
         features = backbone(golden_pixels(golden, divisor))
     with np.load(golden / f"golden_{architecture}.npz") as expected:

@@ -1,8 +1,5 @@
-"""Whole detectors, built from the shipped configurations, against numbers recorded from detectron2."""
+"""Whole detectors, built from what a file of detectron2's implies, against numbers recorded from detectron2."""
 
-import importlib.util
-import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,56 +10,25 @@ from PIL import Image
 from torch import Tensor
 
 from detres import wiring
-from detres.config import load_config
+from detres.config.model import FasterRCNNSettings
 from detres.detector import FasterRCNN
 from detres.layers.pixels import PixelNormalizer
 from detres.structures import Detections, GroundTruth, ImageBatch, Proposals
-from tests.backbones.test_backbones_golden import RENAMED as BACKBONE_NAMES
-
-AS_DETECTRON2 = [
-    "model.backbone.weights=null",
-    "model.backbone.stride_in_1x1=true",
-    "model.pixels={mean: [103.53, 116.28, 123.675], std: [1.0, 1.0, 1.0], channel_order: bgr}",
-]
-CONFIGS = {"R50-FPN": "coco_r50.yaml", "R50-C4": "coco_r50_c4.yaml"}
-HEAD_NAMES = [
-    (r"^proposal_generator\.rpn_head\.conv\.", "rpn.head.conv.0.0."),
-    (r"^proposal_generator\.rpn_head\.objectness_logits", "rpn.head.cls_logits"),
-    (r"^proposal_generator\.rpn_head\.anchor_deltas", "rpn.head.bbox_pred"),
-    (r"box_head\.fc1", "box_head.fc6"),
-    (r"box_head\.fc2", "box_head.fc7"),
-    (r"^roi_heads\.res5", "roi_heads.box_head.layer4"),
-    (r"layer4(.*)\.shortcut\.norm", r"layer4\1.downsample.1"),
-    (r"layer4(.*)\.shortcut", r"layer4\1.downsample.0"),
-    (r"layer4(.*)\.conv(\d)\.norm", r"layer4\1.bn\2"),
-]
+from detres.weights.formats import detectron2
+from tests.backbones.test_backbones_golden import golden_weights
 
 
-def our_name(key: str) -> str:
-    is_backbone = key.startswith("backbone.")
-    for pattern, replacement in BACKBONE_NAMES if is_backbone else HEAD_NAMES:
-        key = re.sub(pattern, replacement, key)
-    return f"backbone.{key}" if is_backbone else key
-
-
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=["R50-FPN", "R50-C4"])
 def case(golden: Path, request: pytest.FixtureRequest) -> tuple[FasterRCNN, dict[str, np.ndarray]]:
-    """The detector with the recorded weights, and the recorded numbers."""
-    architecture = request.param
-    spec = importlib.util.spec_from_file_location("weights_rule", golden / "weights_rule.py")
-    rule = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(rule)
-    listing = json.loads((golden / f"state_dict_{architecture}.json").read_text())
-    weights = rule.fill({key: shape for key, (shape, _) in listing.items()})
-    divisor = 0 if architecture == "R50-C4" else 32
-    overrides = [*AS_DETECTRON2, f"model.pixels.size_divisibility={divisor}"]
-    config = load_config(CONFIGS[architecture], overrides).config
+    """The detector that a detectron2 file with the recorded weights implies, and the recorded numbers."""
+    weights = golden_weights(golden, request.param)
+    found = detectron2.implied(weights, {})
+    settings = FasterRCNNSettings.model_validate(found.model)
     with torch.device("meta"):
-        model = wiring.build_model(config, 80)
-    model.pixels = PixelNormalizer(**config.model.pixels.model_dump())
-    known = set(model.state_dict())
-    model.load_state_dict({our_name(k): w for k, w in weights.items() if our_name(k) in known}, assign=True)
-    with np.load(golden / f"golden_{architecture}.npz") as file:
+        model = wiring.build_detector(settings, len(found.class_names))
+    model.pixels = PixelNormalizer(**settings.pixels.model_dump())  # real tensors for what is in no state dict
+    model.load_state_dict(detectron2.to_detres(weights), assign=True)
+    with np.load(golden / f"golden_{request.param}.npz") as file:
         return model.eval(), {key: file[key] for key in file.files}
 
 
@@ -106,16 +72,16 @@ def test_inference(golden: Path, case: tuple[FasterRCNN, dict[str, np.ndarray]],
     with torch.no_grad():
         pixels = model.pixels(images)
         features = model.backbone(pixels)
-        logits, _ = model.rpn.head([features[name] for name in model.rpn.names])
+        logits, deltas = model.rpn.head([features[name] for name in model.rpn.names])
         proposals, _ = model.rpn(images, features)
         found = model.roi_heads.detect(images, features, proposals)
     check_map(expected, f"{names}/input/tensor", pixels)
     for name, feature in features.items():
         check_map(expected, f"{names}/feat/{name.replace('c', 'res')}", feature)
-    for name, level in zip(model.rpn.names, logits, strict=True):
-        feature = features[name]
-        key = f"{names}/rpn/{name.replace('c', 'res')}/logits"
-        check_map(expected, key, level.unflatten(1, (*feature.shape[-2:], -1)).permute(0, 3, 1, 2))
+    for name, level, level_deltas in zip(model.rpn.names, logits, deltas, strict=True):
+        cells, key = features[name].shape[-2:], f"{names}/rpn/{name.replace('c', 'res')}"
+        check_map(expected, f"{key}/logits", level.unflatten(1, (*cells, -1)).permute(0, 3, 1, 2))
+        check_map(expected, f"{key}/deltas", level_deltas.flatten(1).unflatten(1, (*cells, -1)).permute(0, 3, 1, 2))
     for i, letter in enumerate(names):
         prefix = letter if names == letter else f"{names}/{letter}"
         check_rows(expected, f"{prefix}/proposals", proposals.boxes_xyxy[i, :50], proposals.logits[i, :50], None)
@@ -124,12 +90,12 @@ def test_inference(golden: Path, case: tuple[FasterRCNN, dict[str, np.ndarray]],
     if names == "a":
         boxes = torch.from_numpy(expected["a/boxes16/boxes"])
         with torch.no_grad():
-            class_logits, deltas = model.roi_heads.regions(features, boxes[None])
+            class_logits, box_deltas = model.roi_heads.regions(features, boxes[None])
         torch.testing.assert_close(
             class_logits, torch.from_numpy(expected["a/boxes16/class_logits"]), atol=2e-4, rtol=0
         )
         torch.testing.assert_close(
-            deltas.flatten(1), torch.from_numpy(expected["a/boxes16/box_deltas"]), atol=2e-4, rtol=0
+            box_deltas.flatten(1), torch.from_numpy(expected["a/boxes16/box_deltas"]), atol=2e-4, rtol=0
         )
 
 

@@ -124,6 +124,15 @@ def test_a_wrong_checksum_leaves_nothing(server: Server, tmp_path: Path, left: b
     assert os.listdir(tmp_path) == []
 
 
+def test_the_first_digits_of_a_checksum(server: Server, tmp_path: Path) -> None:
+    digits = MD5.removeprefix("md5:")
+    assert get(server, tmp_path / "a", checksum=MD5[:10]).read_bytes() == CONTENT
+    wrong = digits[:5] + ("0" if digits[5] != "0" else "1")
+    with pytest.raises(DownloadError, match=rf"got {digits[:6]}, expected {wrong}; it is removed"):
+        get(server, tmp_path / "b", checksum=f"md5:{wrong}")
+    assert os.listdir(tmp_path / "b") == []
+
+
 def test_a_wrong_size(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="got 102400, expected 7; it is removed"):
         get(server, tmp_path, size=7)

@@ -24,11 +24,13 @@ class Implied:
 class Format(Protocol):
     """A toolkit's way to write weights; each module of this package but the helpers is one.
 
-    NAME       what `detres convert --from` and `--to` call it
-    IGNORABLE  regular expressions of the toolkit's keys that hold nothing a model needs (they match from the start)
+    NAME        what `detres convert --from` and `--to` call it
+    BACKGROUND  where a detector's head has the row of the background: first or last
+    IGNORABLE   regular expressions of the toolkit's keys that hold nothing a model needs (they match from the start)
     """
 
     NAME: str
+    BACKGROUND: str
     IGNORABLE: tuple[str, ...]
 
     def recognises(self, keys: Collection[str]) -> bool:

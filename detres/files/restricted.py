@@ -1,0 +1,8 @@
+"""Files of other toolkits read without trust: nothing that they name is imported or run."""
+
+from detres.files.inert import Foreign
+from detres.files.pickle_writer import write_pickle
+from detres.files.restricted_pickle import UnsafeFileError, read_pickle
+from detres.files.torch_file import read_torch
+
+__all__ = ["Foreign", "UnsafeFileError", "read_pickle", "read_torch", "write_pickle"]

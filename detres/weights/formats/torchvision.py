@@ -1,0 +1,122 @@
+"""torchvision's names: its Faster R-CNN detectors, and its ResNet, ResNeXt and wide ResNet classifiers.
+
+detres's own names are torchvision's, so little is renamed: a classifier's backbone gets its prefix, and the names that
+torchvision's first published detectors have for the convolutions of FPN and RPN become today's.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from detres.weights.formats.interface import Implied
+from detres.weights.formats.shapes import describe_model, merge, num_classes
+from detres.weights.torchvision_names import classifier_from_torchvision, classifier_to_torchvision
+
+NAME = "torchvision"
+BACKGROUND = "first"
+IGNORABLE: tuple[str, ...] = ()
+
+_OLD_NAME = re.compile(r"((?:^|\.)fpn\.(?:inner|layer)_blocks\.\d+|^rpn\.head\.conv)\.(weight|bias)$")
+_DETECTOR = ("backbone.", "rpn.", "roi_heads.")
+_BETA = 1.0 / 9  # of its smooth L1 losses
+_CONVENTIONS: dict[str, Any] = {
+    "backbone": {"stride_in_1x1": False},
+    "anchors": {"rounded": True, "stride": "from_shape", "order": "ratio_major"},
+    "rpn": {
+        "box_loss": "smooth_l1",
+        "smooth_l1_beta": _BETA,
+        "normalize_by": "sampled",
+        "post_nms_top_n_train": 2000,
+        "min_size": 0.001,
+    },
+    "roi_heads": {
+        "pool": {"sampling_ratio": 2, "aligned": False},
+        "box_loss": "smooth_l1",
+        "smooth_l1_beta": _BETA,
+        "min_size": 0.01,
+    },
+}
+
+
+def recognises(keys: Collection[str]) -> bool:
+    """Whether these are the keys of one of torchvision's detectors or classifiers."""
+    return _is_detector(keys) or {"conv1.weight", "layer1.0.conv1.weight", "fc.weight"} <= set(keys)
+
+
+def to_detres(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under detres's names."""
+    renamed = {todays_name(key): tensor for key, tensor in state.items()}
+    return renamed if _is_detector(renamed) else classifier_from_torchvision(renamed)
+
+
+def from_detres(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under torchvision's names; a detector's background must stand first (conventions)."""
+    return dict(state) if _is_detector(state) else classifier_to_torchvision(state)
+
+
+def implied(state: Mapping[str, Tensor], extra: Mapping[str, Any]) -> Implied:
+    """torchvision's conventions, as `fasterrcnn_resnet50_fpn` and `_v2` have them."""
+    ours = to_detres(state)
+    model = describe_model(ours)
+    if model["type"] == "classifier":
+        return Implied(merge(model, {"backbone": _CONVENTIONS["backbone"]}))
+    names = coco_91() if num_classes(ours) == len(coco_91()) else ()
+    if model["backbone"]["norm"] != "frozen_batch":
+        return Implied(merge(model, _CONVENTIONS), names)
+    eps = 0.0 if names else 1e-5  # torchvision sets it to 0 for the weights that it publishes
+    text = (
+        f"frozen norms with eps {eps:g}, as torchvision {'sets it for its COCO_V1 weights' if names else 'makes them'}"
+    )
+    conventions = merge(_CONVENTIONS, {"backbone": {"norm_eps": eps}})
+    return Implied(merge(model, conventions), names, (f"{text} (model.backbone.norm_eps)",))
+
+
+def instructions(model: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[str]:
+    """What torchvision's constructors must be given for the same outputs."""
+    pixels = model["pixels"]
+    lines = []
+    if pixels.get("per_pixel_mean") is not None:
+        lines.append("not the same: a mean image is subtracted here (model.pixels.per_pixel_mean), a mean colour there")
+    mean, std = ([round(value / 255, 6) for value in pixels[key]] for key in ("mean", "std"))
+    if pixels["channel_order"] == "bgr":
+        mean, std = mean[::-1], std[::-1]
+        lines.append("the first convolution's input channels were turned from BGR to RGB")
+    if model["type"] == "classifier":
+        return [*lines, f"normalise with mean={mean}, std={std}"]
+    lines.append(f"FasterRCNN(..., num_classes={num_classes(state) + 1}, image_mean={mean}, image_std={std})")
+    if model["backbone"]["norm_eps"] != 1e-5:
+        lines.append(f"set the eps of its norms to {model['backbone']['norm_eps']:g}")
+    return lines + [f"not the same: {text}" for text in _differences(model)]
+
+
+def _differences(model: Mapping[str, Any]) -> list[str]:
+    """Settings whose value torchvision's own parts cannot have."""
+    text = "{} is {!r} here, {!r} in torchvision; detres.integrations.torchvision.to_torchvision builds it all the same"
+    wanted: list[tuple[str, Any, Any]] = [
+        ("anchors.rounded", model["anchors"]["rounded"], True),
+        ("anchors.stride", model["anchors"]["stride"], "from_shape"),
+        ("roi_heads.pool.aligned", model["roi_heads"]["pool"]["aligned"], False),
+        ("roi_heads.nms", model["roi_heads"]["nms"], "hard"),
+        ("roi_heads.class_agnostic", model["roi_heads"]["class_agnostic"], False),
+        ("roi_heads.symmetric_clamp", model["roi_heads"].get("symmetric_clamp", False), False),
+    ]
+    return [text.format(f"model.{key}", value, there) for key, value, there in wanted if value != there]
+
+
+def coco_91() -> tuple[str, ...]:
+    """The classes of torchvision's COCO detectors by label, after the background: unused ids are called N/A."""
+    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+    return tuple(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:])
+
+
+def todays_name(key: str) -> str:
+    """The name that torchvision gives today to a tensor of one of its first published detectors."""
+    old = _OLD_NAME.search(key)
+    return key if old is None else f"{key[: old.end(1)]}{'.0.0' if 'rpn' in old[1] else '.0'}.{old[2]}"
+
+
+def _is_detector(keys: Collection[str]) -> bool:
+    return "roi_heads.box_predictor.cls_score.weight" in keys and all(key.startswith(_DETECTOR) for key in keys)

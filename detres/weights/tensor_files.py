@@ -1,0 +1,99 @@
+"""Files of tensors, of every kind that toolkits write: what is in them, without running anything that they contain."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detres.files.restricted import read_pickle, read_torch
+from detres.weights.formats.caffemodel import read_caffemodel
+from detres.weights.report import WeightsError
+
+SUFFIXES = ".pt, .pth, .pkl, .safetensors, .npz, .caffemodel"
+# How training scripts wrap a state dict, and how torch's own wrappers rename its keys.
+_CONTAINERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "blobs")
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+def read_file(path: Path, name: str) -> Any:
+    """The content of a file; its suffix says how to read it.
+
+    Raises WeightsError, with `name`, for what is missing, truncated, not weights, or would need code to be executed.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise WeightsError(
+            f"{name}: {what}; expected a weights file ({SUFFIXES}), or a name such as "
+            "torchvision:ResNet50_Weights.IMAGENET1K_V2 or zoo:detectron2/faster_rcnn_R_50_FPN_3x"
+        )
+    if path.stat().st_size == 0:
+        raise WeightsError(f"{name}: the file is empty; copy or download it again")
+    try:
+        return _READERS.get(path.suffix, read_torch)(path)
+    except WeightsError:
+        raise
+    except ValueError as error:
+        raise WeightsError(str(error)) from error
+
+
+def unwrap(content: Any, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors by name in a file's content, without the prefixes of DDP and torch.compile; and what stands beside.
+
+    Raises WeightsError when there are none.
+    """
+    state, extra = content, {}
+    for key in _CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            state, extra = content[key], {k: v for k, v in content.items() if k != key}
+            break
+    if not isinstance(state, Mapping):
+        raise WeightsError(f"{name}: holds a {type(content).__name__}; expected a state dict (tensors by name)")
+    tensors = {str(key): _tensor(value) for key, value in state.items() if isinstance(value, (Tensor, np.ndarray))}
+    if not tensors:
+        raise WeightsError(
+            f"{name}: holds no tensors by name (found {', '.join(map(repr, list(state)[:5])) or 'nothing'})"
+        )
+    for wrapper in _WRAPPERS * 2:  # either may surround the other
+        if all(key.startswith(wrapper) for key in tensors):
+            tensors = {key.removeprefix(wrapper): value for key, value in tensors.items()}
+    return tensors, extra
+
+
+def _tensor(value: Tensor | np.ndarray) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    return torch.from_numpy(np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="), copy=False)).copy())
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a whole safetensors file ({error}); copy or download it again") from error
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    import zipfile
+    import zlib
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise WeightsError(
+            f"{path}: not a whole npz file of numeric arrays ({error}); arrays of Python objects are not read"
+        ) from error
+
+
+_READERS: dict[str, Callable[[Path], Any]] = {
+    ".safetensors": _read_safetensors,
+    ".npz": _read_npz,
+    ".pkl": read_pickle,
+    ".caffemodel": read_caffemodel,
+}

@@ -1,0 +1,182 @@
+"""`detres convert`: files of other toolkits in, ours out, and what is wrong with either."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor
+
+import detres
+from detres import wiring
+from detres.api import Detector, ImageClassifier
+from detres.cli import main
+from detres.config import load_config
+from detres.detector import FasterRCNN
+from detres.engine.checkpoint import load_checkpoint
+from detres.files.restricted import read_pickle
+from tests.detector.test_torchvision_parity import paired
+from tests.detector.torchvision_twin import images_and_batch, torchvision_model
+from tests.jobs.conftest import Workshop
+
+AS_TWIN = ["model.roi_heads.score_threshold=0.005", "model.roi_heads.detections_per_image=10000"]
+
+
+def _convert(*arguments: object) -> int:
+    return main(["convert", *map(str, arguments)])
+
+
+def _same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert list(found) == list(wanted)
+    for key, tensor in wanted.items():
+        assert found[key].dtype == tensor.dtype and torch.equal(found[key], tensor), key
+
+
+def _with_labels(boxes: Tensor, labels: Tensor) -> Tensor:
+    """Rows (D, 5) by which detections of equal scores, whose order is open, can be paired."""
+    return torch.cat([boxes, 100.0 * labels[:, None]], dim=1)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_torchvisions_detectors_there_and_back(version: int, tmp_path: Path) -> None:
+    """Through the converted file the boxes are torchvision's own, and the way back gives its very tensors."""
+    theirs = torchvision_model(version, 120, box_score_thresh=0.005, box_detections_per_img=10000)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    ours, back = tmp_path / "ours.pt", tmp_path / "back.pth"
+    assert _convert("--from", "torchvision", tmp_path / "theirs.pth", "--to", "detres", ours, *AS_TWIN) == 0
+    detector = detres.load(ours, "cpu")
+    assert isinstance(detector, Detector) and detector.class_names == tuple(f"class {i}" for i in range(5))
+    images, batch = images_and_batch([(120, 150), (128, 120)])
+    with torch.no_grad():
+        wanted, found = theirs(images), batch.to_original(detector.network.predict(batch))
+    for w, f in zip(wanted, found, strict=True):
+        labels = w["labels"] - 1
+        row = paired(_with_labels(f.boxes_xyxy, f.labels), _with_labels(w["boxes"], labels))
+        assert len(labels) > 50 and torch.equal(f.labels[row], labels)
+        torch.testing.assert_close(f.boxes_xyxy[row], w["boxes"], rtol=1e-4, atol=1e-2)
+        torch.testing.assert_close(f.scores[row], w["scores"], rtol=1e-3, atol=1e-5)
+    assert _convert("--from", "detres", ours, "--to", "torchvision", back) == 0
+    _same(torch.load(back, weights_only=True), theirs.state_dict())
+
+
+def test_a_classifier_of_torchvisions_keeps_its_logits_and_gets_imagenets_classes(tmp_path: Path) -> None:
+    theirs = torchvision.models.resnet18(weights=None).eval()
+    torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
+    assert _convert("--from", "torchvision", tmp_path / "resnet18.pth", "--to", "detres", tmp_path / "ours.pt") == 0
+    classifier = detres.load(tmp_path / "ours.pt", "cpu")
+    assert isinstance(classifier, ImageClassifier) and classifier.class_names[281] == "n02123045 tabby"
+    assert load_checkpoint(tmp_path / "ours.pt")["class_names"][281] == "n02123045"
+    assert _convert("--from", "detres", tmp_path / "ours.pt", "--to", "timm", tmp_path / "timm.safetensors") == 0
+    assert _convert("--from", "timm", tmp_path / "timm.safetensors", "--to", "torchvision", tmp_path / "back.pth") == 0
+    back = torch.load(tmp_path / "back.pth", weights_only=True)
+    assert back.keys() == theirs.state_dict().keys()
+    assert all(torch.equal(back[key], tensor) for key, tensor in theirs.state_dict().items())
+
+
+def _detectron2_file(path: Path, name: str = "coco_r50.yaml", classes: int = 3) -> FasterRCNN:
+    """A random detector of ours in detectron2's names and in its pickle."""
+    overrides = ["model.backbone.weights=null", "model.backbone.depth=18"]
+    model = wiring.build_model(load_config(name, overrides).config, classes)
+    from detres.weights.formats import detectron2
+
+    arrays = {key: tensor.numpy() for key, tensor in detectron2.from_detres(model.state_dict()).items()}
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2 Model Zoo"}))
+    assert isinstance(model, FasterRCNN)
+    return model
+
+
+def test_a_pickle_of_detectron2_is_loaded_as_it_is(tmp_path: Path) -> None:
+    """detres.load, model.weights and model.backbone.weights take the foreign file itself."""
+    path = tmp_path / "model_final.pkl"
+    model = _detectron2_file(path)
+    detector = detres.load(path, "cpu")
+    assert isinstance(detector, Detector)
+    assert (detector.network.pixels.channel_order, detector.network.pixels.mean[0, 0, 0, 0].item()) == (
+        "bgr",
+        pytest.approx(103.53),
+    )
+    _same(detector.network.state_dict(), model.state_dict())
+    detector.predict(np.zeros((64, 80, 3), dtype=np.uint8))
+    config = load_config("coco_r18.yaml", [f"model.backbone.weights={path}"]).config
+    started = wiring.build_model(config, 2)
+    with pytest.warns(UserWarning, match=r"set model\.pixels\.mean=\[103\.53,116\.28,123\.675\]"):
+        wiring.load_initial_weights(started, config, ("a", "b"))
+    assert torch.equal(started.backbone.body.layer3[0].conv1.weight, model.backbone.body.layer3[0].conv1.weight)
+
+
+def test_detectron2_there_and_back_in_both_of_its_files(tmp_path: Path) -> None:
+    path = tmp_path / "model_final.pkl"
+    _detectron2_file(path, "coco_r50_dc5.yaml")
+    assert _convert("--from", "detectron2", path, "--to", "detres", tmp_path / "ours.pt") == 0
+    for back in (tmp_path / "back.pkl", tmp_path / "back.pth"):
+        assert _convert("--from", "detres", tmp_path / "ours.pt", "--to", "detectron2", back) == 0
+    wanted = read_pickle(path)["model"]
+    found = read_pickle(tmp_path / "back.pkl")["model"]
+    tensors = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
+    assert found.keys() == wanted.keys() == tensors.keys()
+    for key, array in wanted.items():
+        assert np.array_equal(found[key], array) and torch.equal(tensors[key], torch.from_numpy(array)), key
+
+
+def test_from_detectron2_to_mmdetection_by_way_of_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _detectron2_file(tmp_path / "a.pkl", "coco_r50_c4.yaml")
+    assert _convert("--from", "detectron2", tmp_path / "a.pkl", "--to", "mmdetection", tmp_path / "b.pth") == 0
+    out = capsys.readouterr().out
+    assert "for the same results in mmdetection:" in out and "assumed:" in out
+    content = torch.load(tmp_path / "b.pth", weights_only=True)
+    assert content["meta"]["dataset_meta"]["classes"] == ["class 0", "class 1", "class 2"]
+    assert "roi_head.shared_head.layer4.0.conv1.weight" in content["state_dict"]
+
+
+def test_a_trained_detector_of_ours_goes_to_torchvision_itself(workshop: Workshop, tmp_path: Path) -> None:
+    """The exported tensors are those of the torchvision model that makes the same boxes (integrations)."""
+    from detres.integrations.torchvision import to_torchvision
+
+    detector = detres.load(workshop.runs / "tiny" / "best.pt", "cpu")
+    assert isinstance(detector, Detector)
+    picture = np.asarray(Image.open(next((workshop.data / "digits" / "test").glob("*.jpg"))).convert("RGB"))
+    found = detector.predict(picture)
+    side = min(picture.shape[:2])
+    theirs = to_torchvision(detector, min_size=side, max_size=10 * side)
+    with torch.no_grad():
+        (wanted,) = theirs([torch.from_numpy(picture.copy()).permute(2, 0, 1) / 255])
+    assert len(found) > 0 and torch.equal(wanted["labels"] - 1, found.labels)
+    torch.testing.assert_close(wanted["boxes"], found.boxes_xyxy, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(wanted["scores"], found.scores, rtol=1e-3, atol=1e-4)
+
+
+def test_what_does_not_fit_is_listed_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, target = tmp_path / "model.pkl", tmp_path / "out.pt"
+    _detectron2_file(path)
+    content = read_pickle(path)
+    del content["model"]["roi_heads.box_predictor.bbox_pred.bias"]
+    content["model"]["roi_heads.mask_head.deconv.weight"] = np.zeros(3, dtype=np.float32)
+    path.write_bytes(pickle.dumps(content))
+    assert _convert("--from", "detectron2", path, "--to", "detres", target) == 1
+    assert "roi_heads.mask_head.deconv.weight" in capsys.readouterr().err
+    assert _convert("--from", "detectron2", path, "--to", "detres", target, "--ignore", r"roi_heads\.mask_head") == 1
+    assert "Missing in the file: roi_heads.box_predictor.bbox_pred.bias" in capsys.readouterr().err
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--from", "caffe3", "a.pkl", "--to", "detres", "b.pt"), "format 'caffe3' is unknown; expected one of detres"),
+        (("--from", "detectron2", "a.pkl", "--to", "detres", "b.pkl"), "b.pkl: files of detres end in .pt or .pth"),
+        (("--from", "detectron2", "none.pkl", "--to", "detres", "b.pt"), "none.pkl: does not exist"),
+        (("--from", "detectron2", "a.pkl", "--to", "detres", "b.pt", "--ignore", "("), "expected a regular expression"),
+    ],
+)
+def test_wrong_words(arguments: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _convert(*arguments) == 1
+    assert text in capsys.readouterr().err
+
+
+def test_another_format_than_named_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "plain.pt")
+    assert _convert("--from", "detres", tmp_path / "plain.pt", "--to", "torchvision", tmp_path / "b.pth") == 1
+    assert "is not a detres checkpoint" in capsys.readouterr().err
