@@ -24,7 +24,8 @@ class UnsafeFileError(ValueError):
     def __init__(self, path: Path, names: set[str]) -> None:
         self.names = tuple(sorted(names))
         listed = ", ".join(self.names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-        super().__init__(f"{path}: asks for foreign code ({listed}); nothing of it was run. Here {_REMEDY}")
+        hint = "; tensors are read from what torch.save writes" if any("torch" in name for name in names) else ""
+        super().__init__(f"{path}: asks for foreign code ({listed}); nothing of it was run. Here {_REMEDY}{hint}")
 
 
 def read_pickle(path: str | Path) -> Any:

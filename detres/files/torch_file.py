@@ -114,8 +114,18 @@ def _read(path: Path, file: BinaryIO) -> Any:
     except Refused as error:
         raise ValueError(f"{path}: {error}; save the model's state_dict() alone, by torch.save") from error
     except Exception as error:  # an unpickler fails in every way on damaged files
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-        raise UnsafeFileError(path, {asked[1]}) if asked else damaged(path, "torch file", error) from error
+        raise _explained(path, error) from error
+
+
+def _explained(path: Path, error: Exception) -> ValueError:
+    """The error for what torch.load raised."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return damaged(path, "torch file", error)
+    if asked := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return UnsafeFileError(path, {asked[1]})
+    # Around its reason torch tells how to read the file without protection.
+    reason = re.search(r"WeightsUnpickler error: (.*)", str(error))
+    return damaged(path, "torch file", pickle.UnpicklingError(reason[1]) if reason else error)
 
 
 @contextmanager
@@ -168,6 +178,8 @@ def _names_in_zip(file: BinaryIO) -> set[str]:
         if not inside:
             raise DamagedPickle("no data.pkl in the zip file")
         content = archive.read(inside[0])
+    if content[:1] == b"\x80" and content[1:2] > b"\x02":
+        raise Refused(f"is written in pickle protocol {content[1]}, torch reads the default, 2, only")
     scan = scan_pickle(BytesIO(content), len(content))
     _check_filled(scan)
     for storage in scan.storages:

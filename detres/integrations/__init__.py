@@ -1,1 +1,1 @@
-"""Adapters: a detres backbone in other toolkits' detectors, and their backbones in ours. One module for each library."""
+"""Adapters: a detres backbone in other toolkits' detectors, and their backbones in ours. A module for each library."""

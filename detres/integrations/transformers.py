@@ -140,7 +140,7 @@ def _backbone_class() -> type[Any]:
             return_dict: bool | None = None,
             **_: Any,
         ) -> Any:
-            """Normalised pixels (N, 3, H, W) -> BackboneOutput: the maps of `out_features`; as hidden states, of all."""
+            """Normalised pixels (N, 3, H, W) -> BackboneOutput: maps of `out_features`; as hidden states, of all."""
             stages = dict(zip(STAGES[1:], self.body(pixel_values).values(), strict=False))
             chosen = _chosen(stages, self.out_features)
             hidden = tuple(stages.values()) if output_hidden_states else None

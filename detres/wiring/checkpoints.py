@@ -16,6 +16,11 @@ from detres.wiring.datasets import build_transforms
 from detres.wiring.foreign import class_names_of, implied_config
 from detres.wiring.networks import build_model, load_whole_model
 
+_OWN_ADAPTERS = (  # they are ours, although `type` names them as it names classes of anybody's
+    "detres.integrations.torchvision:TorchvisionBackbone",
+    "detres.integrations.timm:TimmBackbone",
+)
+
 
 def model_from_checkpoint(
     path: str | Path, *, trust_code: bool = False
@@ -72,7 +77,7 @@ def refuse_named_code(config: Config, source: str | Path, *, data: bool) -> None
     train = config.data.train if isinstance(config.data.train, list) else [config.data.train]
     sets = [entry for entry in (*train, config.data.val, config.data.test) if entry is not None] if data else []
     types = dict.fromkeys(part.type for part in (config.model.backbone, *sets))
-    if named := [name for name in types if ":" in name]:
+    if named := [name for name in types if ":" in name and name not in _OWN_ADAPTERS]:
         raise ValueError(
             f"{source}: its configuration names {', '.join(named)}, which would be imported and run. If you know where "
             "the file comes from, allow it: --trust-code, or detres.load(..., trust_code=True)"

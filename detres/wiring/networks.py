@@ -22,10 +22,13 @@ from detres.layers.pixels import PixelNormalizer
 from detres.layers.roi_pool import RoIPooler
 from detres.weights.agreement import backbone_mismatch, detector_mismatch, pixel_mismatch
 from detres.weights.backbone import load_backbone
+from detres.weights.formats import Implied
 from detres.weights.load import load_weights
-from detres.weights.report import LoadReport
+from detres.weights.report import LoadReport, LoadRow
 from detres.weights.sources import LoadedWeights, read_state_dict
 from detres.wiring.outside import outside_class
+
+PRETRAINED = "pretrained"  # model.backbone.weights of a backbone whose library publishes weights for it
 
 
 def build_backbone(settings: backbone_settings.Backbone) -> Backbone:
@@ -111,18 +114,35 @@ def _build_classifier_head(settings: model_settings.LinearHead | model_settings.
 def load_initial_weights(
     model: FasterRCNN | Classifier, config: Config, class_names: Sequence[str]
 ) -> list[LoadReport]:
-    """Load what `model.weights` (a whole model) or else `model.backbone.weights` name; one report for each."""
+    """Load what `model.weights` (a whole model) or else `model.backbone.weights` name; one report for each file."""
     if config.model.weights is not None:
         found = read_state_dict(config.model.weights)
         report = load_whole_model(model, found, class_names)
         warn_of_differences(found, config)
         return [report]
+    if config.model.backbone.weights == PRETRAINED:
+        return [_load_own_weights(model, config)]
     if config.model.backbone.weights is not None:
         found = read_state_dict(config.model.backbone.weights)
         report = load_backbone(model, found)
         warn_of_differences(found, config)
         return [report]
     return []
+
+
+def _load_own_weights(model: FasterRCNN | Classifier, config: Config) -> LoadReport:
+    """Load the weights that the library of a backbone of its own publishes for it (detres.integrations)."""
+    backbone: Any = getattr(model.backbone, "body", model.backbone)
+    if not hasattr(backbone, "load_pretrained"):
+        raise ValueError(
+            f"model.backbone.weights: got {PRETRAINED}, expected a file or a name such as "
+            f"torchvision:ResNet50_Weights.IMAGENET1K_V2: {type(backbone).__name__} has no load_pretrained(), which "
+            "the backbones of detres.integrations.torchvision and .timm have"
+        )
+    source: str = backbone.load_pretrained()
+    pixels = backbone.pretrained_pixels() if hasattr(backbone, "pretrained_pixels") else {}
+    warn_of_differences(LoadedWeights({}, source=source, implied=Implied({"pixels": pixels})), config)
+    return LoadReport(source, tuple(LoadRow(f"backbone.{key}", "loaded") for key in backbone.state_dict()))
 
 
 def warn_of_differences(found: LoadedWeights, config: Config) -> None:

@@ -4,6 +4,7 @@ mmdet's wheel comes without mmcv's compiled operators. Where they are missing, a
 RoIAlign, RoIPool and NMS are torchvision's operators with mmcv's interface, everything else is an empty module.
 """
 
+import importlib
 import importlib.machinery
 import importlib.util
 import sys
@@ -91,8 +92,7 @@ def import_mmdet() -> Any:
     mmdet = pytest.importorskip("mmdet", reason=MISSING)
     if importlib.util.find_spec("mmcv._ext") is None and not any(isinstance(f, _Finder) for f in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
-    import mmdet.models
-
+    importlib.import_module("mmdet.models")
     return mmdet
 
 
@@ -130,6 +130,14 @@ def their_model(config: Any) -> nn.Module:
         model = MODELS.build(config.model).double().eval()
     _randomise(model)
     return model
+
+
+def built_from(lines: Sequence[str]) -> nn.Module:
+    """What mmdet builds from a configuration's text."""
+    from mmengine.config import Config
+
+    import_mmdet()
+    return their_model(Config.fromstring("\n".join(lines), ".py"))
 
 
 def our_model(state: dict[str, Tensor], extra: dict[str, Any]) -> tuple[FasterRCNN, Implied]:
@@ -204,4 +212,4 @@ def _randomise(model: Any) -> None:
             hook.remove()
             layer.weight.mul_(spread / torch.cat([out.flatten() for out in seen]).std())
         for layer, clamp in ((model.rpn_head.rpn_reg, 4.2), (heads.fc_reg, 30.0)):
-            layer.bias[2], layer.bias[7] = clamp, -clamp  # dw of the first anchor or class, dh of the second
+            layer.bias[2], layer.bias[-1] = clamp, -clamp  # dw of the first anchor or class, dh of the last

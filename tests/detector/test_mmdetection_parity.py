@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detres import wiring
+from detres.config.model import FasterRCNNSettings
 from detres.detector.box_coder import MAX_LOG_SCALE
 from detres.structures import GroundTruth
 from detres.weights.formats import mmdetection
+from detres.weights.formats.shapes import merge
 from tests.detector import mmdetection_twin as twin
 
 SMALL_HEAD = {"roi_head": {"bbox_head": {"fc_out_channels": 64}}}
@@ -137,3 +140,67 @@ def test_there_and_back_is_the_same(pair: Any) -> None:
     again = mmdetection.to_detres(mmdetection.from_detres(state))
     assert set(again) == set(state) and all(again[key] is state[key] for key in state)
     assert set(ours.state_dict()) <= set(state)  # frozen norms count no steps
+
+
+EXPORTED: dict[str, dict[str, Any]] = {
+    "fpn": {
+        "backbone": {"depth": 18, "deep_stem": True, "avg_pool_shortcut": True, "norm": "batch", "norm_eps": 1e-3},
+        "neck": {"channels": 32, "norm": "group"},
+        "anchors": {
+            "sizes": [[s, 1.5 * s] for s in (12.0, 24.0, 48.0, 96.0, 192.0)],
+            "aspect_ratios": [0.5, 1.5],
+        },
+        "rpn": {"convs": 2, "channels": 48, "min_size": 2.0},
+        "roi_heads": {
+            "box_head": {"type": "conv_fc", "num_convs": 2, "conv_channels": 24, "channels": 40},
+            "pool": {"sampling_ratio": 2, "aligned": False, "canonical_size": 100.0, "output_size": 5},
+            "box_coder_weights": [5.0, 5.0, 4.0, 4.0],
+            "class_agnostic": True,
+        },
+    },
+    "c4": {
+        "backbone": {"depth": 18, "out_features": ["c4"], "norm": "frozen_batch", "frozen_stages": 2},
+        "anchors": {"sizes": [[20.0, 40.0, 100.0]]},
+        "roi_heads": {"box_head": {"type": "conv5"}, "pool": {"type": "roi_pool", "output_size": 9}},
+        "pixels": {"channel_order": "bgr", "std": [1.0, 1.0, 1.0], "size_divisibility": 16},
+    },
+    "dc5": {
+        "backbone": {"depth": 50, "out_features": ["c5"], "dilated_c5": True, "norm": "group"},
+        "anchors": {"sizes": [[20.0, 40.0, 100.0]], "order": "ratio_major"},
+        "roi_heads": {"box_head": {"num_fcs": 3, "channels": 40}},
+    },
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", EXPORTED)
+def test_mmdetection_built_by_the_instructions_computes_the_same(form: str) -> None:
+    twin.import_mmdet()
+    few = {
+        "rpn": {
+            "symmetric_clamp": True,
+            "normalize_by": "sampled",
+            "pre_nms_top_n_test": 200,
+            "post_nms_top_n_test": 30,
+        },
+        "roi_heads": {"symmetric_clamp": True, "score_threshold": 0.02, "detections_per_image": 5000},
+    }
+    settings = FasterRCNNSettings.model_validate({"type": "faster_rcnn", **merge(few, EXPORTED[form])})
+    ours = wiring.build_detector(settings, len(twin.CLASSES))
+    lines = mmdetection.instructions(settings.model_dump(), ours.state_dict())
+    assert not [line for line in lines if line.startswith("not the same")]
+
+    theirs = twin.built_from(lines)
+    ours.load_state_dict(mmdetection.to_detres(theirs.state_dict()))
+    exported = mmdetection.from_detres(ours.state_dict())
+    theirs.load_state_dict(exported, strict=True)
+    assert set(exported) >= {key for key in theirs.state_dict() if "num_batches" not in key}
+    ours.double().eval()
+    images = twin.pictures(SIZES)
+    found = ours.predict(twin.our_input(ours, images))
+    expected = theirs.predict(**twin.their_input(theirs, images), rescale=False)
+    for mine, sample in zip(found, expected, strict=True):
+        other = sample.pred_instances
+        assert len(other) > 10 and torch.equal(mine.labels, other.labels)
+        assert (mine.boxes_xyxy - other.bboxes).abs().max() < 1e-3
+        assert (mine.scores - other.scores).abs().max() < 1e-4

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from detres.files.restricted import read_pickle, write_pickle
+from detres.files.restricted import UnsafeFileError, read_pickle, write_pickle
 
 # What Python 2's cPickle.dumps({"blobs": {"conv1_w": ...}, "cfg": u"..."}, 2) gives: keys and data are byte strings.
 PYTHON_2 = (
@@ -107,6 +108,8 @@ def test_other_files(tmp_path: Path) -> None:
         read_pickle(tmp_path / "bad.pkl")
     with pytest.raises(ValueError, match="holds the key 'a' twice"):
         through({"a": 1, b"a": 2}, tmp_path)
+    with pytest.raises(UnsafeFileError, match=r"_load_from_bytes.*; tensors are read from what torch\.save writes"):
+        through({"weight": torch.ones(2)}, tmp_path)
     with pytest.raises(FileNotFoundError):
         read_pickle(tmp_path / "none.pkl")
 

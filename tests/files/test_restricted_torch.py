@@ -180,6 +180,9 @@ def test_other_files(tmp_path: Path) -> None:
         archive.add(__file__, "pickle")
     with pytest.raises(ValueError, match=r"is a tar file, as torch wrote it before 0\.2"):
         read_torch(path)
+    torch.save({"weight": torch.ones(2)}, path, pickle_protocol=4)
+    with pytest.raises(ValueError, match="written in pickle protocol 4, torch reads the default, 2, only; save"):
+        read_torch(path)
     path.write_bytes(b"<html>not found</html>")
     with pytest.raises(ValueError, match="truncated or not a torch file"):
         read_torch(path)

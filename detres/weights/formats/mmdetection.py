@@ -14,7 +14,7 @@ from torch import Tensor
 
 from detres.weights.formats.interface import Implied
 from detres.weights.formats.mmdetection_config import class_names_in, config_in
-from detres.weights.formats.mmdetection_settings import settings_of
+from detres.weights.formats.mmdetection_settings import DILATED_BASIC, settings_of
 from detres.weights.formats.mmdetection_snippet import snippet
 from detres.weights.formats.renaming import Renaming
 from detres.weights.formats.shapes import describe_model, num_classes
@@ -175,7 +175,7 @@ def _differences(model: Mapping[str, Any]) -> list[str]:
 
 def _detector_differences(model: Mapping[str, Any]) -> list[str]:
     backbone, anchors, rpn, heads = model["backbone"], model["anchors"], model["rpn"], model["roi_heads"]
-    conv5 = heads["box_head"]["type"] == "conv5"
+    conv5, basic = heads["box_head"]["type"] == "conv5", backbone["depth"] in (18, 34)
     relative = [[size / level[0] for size in level] for level in anchors["sizes"]]
     possible = (
         (rpn["symmetric_clamp"], f"{_CLAMP} (model.rpn.symmetric_clamp is false)"),
@@ -186,6 +186,7 @@ def _detector_differences(model: Mapping[str, Any]) -> list[str]:
         (rpn["score_threshold"] == 0, "proposals have no least score (model.rpn.score_threshold)"),
         (rpn["normalize_by"] == "sampled", "RPN losses are divided by the number of sampled anchors"),
         (heads["min_size"] == 0, "detections have no least size (model.roi_heads.min_size)"),
+        (not (backbone["dilated_c5"] and basic), DILATED_BASIC),
         (not (conv5 and backbone["groups"] > 1), "its second stage of C4 has no groups (model.backbone.groups)"),
         (not (conv5 and backbone["avg_pool_shortcut"]), "its second stage of C4 has no avg_pool_shortcut"),
     )

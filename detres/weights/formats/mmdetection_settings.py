@@ -10,6 +10,8 @@ from detres.weights.formats.shapes import merge
 
 Settings = dict[str, Any]
 
+DILATED_BASIC = "only the first convolution of a basic block is dilated (model.backbone.dilated_c5)"
+
 _IMAGENET: Settings = {"channel_order": "rgb", "mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
 _CAFFE: Settings = {"channel_order": "bgr", "mean": [103.53, 116.28, 123.675], "std": [1.0, 1.0, 1.0]}
 _CAFFE2 = {**_CAFFE, "std": [57.375, 57.12, 58.395]}  # ResNeXt-101-32x8d
@@ -94,6 +96,8 @@ def settings_of(config: Mapping[str, Any], shapes: Settings) -> tuple[Settings, 
     if shapes["type"] == "faster_rcnn" and theirs:
         settings = merge(merge(settings, _by_table(theirs)), _not_by_table(theirs, settings))
         sentences += [f"not the same: {text}" for text in _differences(theirs)]
+    if shapes["backbone"].get("dilated_c5") and "groups" not in shapes["backbone"]:
+        sentences.append(f"not the same: in mmdetection {DILATED_BASIC}")
     return settings, sentences
 
 

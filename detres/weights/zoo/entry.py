@@ -22,7 +22,7 @@ class Metric(NamedTuple):
     percent: float
 
     def __str__(self) -> str:
-        return f"{self.name} {self.percent:g}"
+        return f"{self.name} {float(f'{self.percent:g}')}"  # 39.0 and 80.858: as published, with a point
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,11 @@ def test_the_text_of_2x() -> None:
     assert implied.class_names[-1] == "c79" and implied.assumed == ()
     model = FasterRCNNSettings.model_validate(implied.model)
     assert (model.pixels.channel_order, model.pixels.std) == ("bgr", [1.0, 1.0, 1.0])
-    assert (model.backbone.stride_in_1x1, model.backbone.frozen_stages, model.backbone.norm) == (True, 2, "frozen_batch")
+    assert (model.backbone.stride_in_1x1, model.backbone.frozen_stages, model.backbone.norm) == (
+        True,
+        2,
+        "frozen_batch",
+    )
     assert model.anchors.sizes[1] == [32.0, 64.0] and model.anchors.aspect_ratios == [0.5, 1.0]
     assert (model.rpn.box_loss, model.rpn.smooth_l1_beta, model.rpn.straddle_threshold) == ("smooth_l1", 1.0, 0.0)
     assert (model.rpn.pre_nms_top_n_test, model.rpn.post_nms_top_n_test) == (2000, 500)
@@ -110,6 +114,7 @@ def small(**files: str) -> tuple[FasterRCNN, dict[str, Tensor]]:
     return model.eval(), theirs
 
 
+@torch.no_grad()
 def test_the_background_is_last_and_boxes_are_decoded_as_there() -> None:
     model, theirs = small()
     theirs["roi_head.bbox_head.fc_cls.bias"] = torch.tensor([-9.0, 2.0, -9.0, 2.0])  # class 1 and the background
@@ -159,9 +164,19 @@ def test_instructions_for_a_detector_that_mmdetection_can_be() -> None:
 def test_instructions_say_what_is_not_the_same() -> None:
     settings = FasterRCNNSettings(type="faster_rcnn", neck={}, anchors={"rounded": True, "stride": "from_shape"})
     state = mmdetection.to_detres(names.detector("fpn", 50))
-    said = [line for line in mmdetection.instructions(settings.model_dump(), state) if line.startswith("not the same: ")]
+    said = [
+        line for line in mmdetection.instructions(settings.model_dump(), state) if line.startswith("not the same: ")
+    ]
     wanted = ("rpn.symmetric_clamp", "roi_heads.symmetric_clamp", "anchors.rounded", "anchors.stride")
     assert all(any(f"model.{key}" in line for line in said) for key in wanted)
+
+
+def test_dilated_basic_blocks_differ() -> None:
+    theirs = names.detector("dc5", 18)
+    implied = mmdetection.implied(theirs, {})
+    assert any(line.startswith("not the same") and "basic block" in line for line in implied.assumed)
+    settings = FasterRCNNSettings.model_validate(implied.model).model_dump()
+    assert any("basic block" in line for line in mmdetection.instructions(settings, mmdetection.to_detres(theirs)))
 
 
 def test_instructions_for_a_classifier() -> None:
