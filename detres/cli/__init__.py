@@ -45,6 +45,9 @@ def _guarded(command: Command, arguments: argparse.Namespace) -> int:
         with interruption, interruption.at_once(), warnings.catch_warnings():
             warnings.showwarning = _show_warning
             return command(arguments)
+    except BrokenPipeError:  # whoever read our output has seen enough (`detres zoo | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
         if os.environ.get("DETRES_DEBUG"):
             raise

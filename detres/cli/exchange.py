@@ -43,13 +43,13 @@ def convert(arguments: argparse.Namespace) -> int:
 
 
 def add_zoo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", default="", help="an entry, or a part of names: detectron2, R_50, resnext")
+    parser.add_argument("words", nargs="*", help="an entry's name, or words that names shall have: mmdetection caffe")
 
 
 def zoo(arguments: argparse.Namespace) -> int:
     from detres.jobs.zoo import details, table
     from detres.weights.zoo import entries
 
-    exact = [entry for entry in entries() if entry.name == arguments.name.removeprefix("zoo:")]
-    print(details(exact[0].name) if exact else table(arguments.name))
+    wanted = " ".join(arguments.words).removeprefix("zoo:")
+    print(details(wanted) if any(entry.name == wanted for entry in entries()) else table(wanted))
     return 0

@@ -1,8 +1,7 @@
 """Reading torch files of every age without trust: weights_only=True, and stand-ins for what checkpoints hold beside.
 
-Training scripts put log histories, configurations and argument lists next to the tensors. The classes on the lists
-below are known to hold data only; they are not imported, their state is kept as data. Everything else is refused by
-name before torch opens the file. The storages' sizes are checked here, too, since torch 2.6 does not.
+Names that are neither torch's nor on the lists of torch_stand_ins are refused before torch opens the file. What torch
+2.6 leaves unchecked, the sizes of storages and what items are set on, is checked here, too.
 """
 
 import pickle
@@ -11,28 +10,18 @@ import tarfile
 import threading
 import warnings
 import zipfile
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from detres.files.inert import (
-    Allowance,
-    Builder,
-    Refused,
-    canonical,
-    foreign_class,
-    in_python_3,
-    numpy_stand_ins,
-    reference,
-    settle,
-)
+from detres.files.inert import Allowance, Refused, canonical, in_python_3, settle
 from detres.files.pickle_scan import DamagedPickle, Scan, scan_pickle
-from detres.files.restricted_pickle import UnsafeFileError, damaged, python_stand_ins, refuse_unknown
+from detres.files.restricted_pickle import UnsafeFileError, damaged, refuse_unknown
+from detres.files.torch_stand_ins import CONFIGS, torch_stand_ins
 
 # What torch's own reader builds by itself; it decides again when it comes to them.
 _TORCH = re.compile(
@@ -42,46 +31,6 @@ _TORCH = re.compile(
     r"meta_tensor_no_storage|device_tensor_from_cpu_tensor))"
 )
 _BY_TORCH = ("collections.OrderedDict", "collections.Counter")
-_CONFIGS = (
-    "addict.addict.Dict",
-    "addict.Dict",
-    "detectron2.config.config.CfgNode",
-    "easydict.EasyDict",
-    "fvcore.common.config.CfgNode",
-    "mmcv.utils.config.ConfigDict",
-    "mmengine.config.config.ConfigDict",
-    "yacs.config.CfgNode",
-)
-_OBJECTS = (
-    "argparse.Namespace",
-    "datetime.date",
-    "datetime.datetime",
-    "datetime.timedelta",
-    "datetime.timezone",
-    "detectron2.structures.boxes.BoxMode",
-    "fvcore.common.history_buffer.HistoryBuffer",
-    "fvcore.common.timer.Timer",
-    "mmcv.utils.config.Config",
-    "mmengine.config.config.Config",
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "omegaconf.base.ContainerMetadata",
-    "omegaconf.base.Metadata",
-    "omegaconf.dictconfig.DictConfig",
-    "omegaconf.listconfig.ListConfig",
-    *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "Boolean", "Enum", "Float", "Integer", "Path", "String")),
-    "torchvision.transforms.functional.InterpolationMode",
-    "types.SimpleNamespace",
-    "typing.Any",
-)
-_PATHS = tuple(
-    f"pathlib.{module}{kind}"
-    for module in ("", "_local.")
-    for kind in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
-)
-_NUMBERS = tuple(
-    f"numpy.{kind}"
-    for kind in ("bool_", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "str_")
-)
 _LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the number with which torch's files before 1.6 begin
 _LOCK = threading.Lock()  # torch's list of safe names is the process's
 
@@ -103,7 +52,7 @@ def _read(path: Path, file: BinaryIO) -> Any:
     try:
         names = _names(file, size)
         allowance = Allowance(2 * size)
-        table = _stand_ins(allowance)
+        table = torch_stand_ins(allowance)
         refuse_unknown(path, {name for name in names if _TORCH.fullmatch(name) is None}, {*table, *_BY_TORCH})
         found = {name: table[canonical(name)] for name in names if canonical(name) in table}
         with _only(found):
@@ -189,7 +138,7 @@ def _names_in_zip(file: BinaryIO) -> set[str]:
 
 def _check_filled(scan: Scan) -> None:
     """Items may be set on mappings only; torch before 2.10 sets them on tensors, too."""
-    known = {"dict", *_BY_TORCH, *_CONFIGS, "collections.defaultdict"}
+    known = {"dict", *_BY_TORCH, *CONFIGS, "collections.defaultdict"}
     if wrong := scan.filled - known:
         raise DamagedPickle(f"items set on {wrong.pop() or 'no mapping'}")
 
@@ -210,48 +159,3 @@ def _foreign_format(file: BinaryIO, head: bytes) -> ValueError:
     if head[:1] == b"\x80":
         return Refused("is a pickle that torch.save did not write; name it .pkl if it holds arrays")
     return DamagedPickle("it does not begin as one")
-
-
-def _stand_ins(allowance: Allowance) -> dict[str, Any]:
-    """All names that torch does not know by itself."""
-    classes = {name: foreign_class(name) for name in _OBJECTS}
-    configs = dict.fromkeys(_CONFIGS, _Config)
-    references = {name: reference(name) for name in _NUMBERS}
-    texts = {name: Builder(name, lambda *parts: str(PurePosixPath(*map(_text, parts)))) for name in _PATHS}
-    return {
-        **python_stand_ins(allowance),
-        **numpy_stand_ins(),
-        **classes,
-        **configs,
-        **references,
-        **texts,
-        "builtins.getattr": Builder("builtins.getattr", _attribute),
-        "torch.torch_version.TorchVersion": _Version,
-    }
-
-
-class _Config:
-    """Made as a plain ordered dict, whatever attributes it has beside its items."""
-
-    def __new__(cls, *arguments: Any) -> Any:
-        if len(arguments) > 1 or not all(isinstance(items, dict | list) for items in arguments):
-            raise Refused("holds a configuration that is put together wrongly")
-        return OrderedDict(*arguments)
-
-
-class _Version:
-    """Made as a plain string."""
-
-    def __new__(cls, text: Any = "") -> Any:
-        return _text(text)
-
-
-def _attribute(owner: Any, name: Any) -> str:
-    """The name of a method that a log history lists; the method is not looked up."""
-    return f"{getattr(owner, 'name', 'object')}.{_text(name)}"
-
-
-def _text(value: Any) -> str:
-    if type(value) is not str:
-        raise Refused(f"holds a {type(value).__name__}, expected text")
-    return value

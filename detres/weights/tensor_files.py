@@ -51,7 +51,7 @@ def unwrap(content: Any, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             break
     if not isinstance(state, Mapping):
         raise WeightsError(f"{name}: holds a {type(content).__name__}; expected a state dict (tensors by name)")
-    tensors = {str(key): _tensor(value) for key, value in state.items() if isinstance(value, (Tensor, np.ndarray))}
+    tensors = {str(key): _tensor(value) for key, value in state.items() if _is_numeric(value)}
     if not tensors:
         raise WeightsError(
             f"{name}: holds no tensors by name (found {', '.join(map(repr, list(state)[:5])) or 'nothing'})"
@@ -62,10 +62,12 @@ def unwrap(content: Any, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, extra
 
 
-def _tensor(value: Tensor | np.ndarray) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
-    return torch.from_numpy(np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="), copy=False)).copy())
+def _is_numeric(value: object) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in "bfiu")
+
+
+def _tensor(value: Any) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -14,10 +14,10 @@ from types import ModuleType
 from typing import Literal
 
 import pytest
-from tests.files.test_download import Server, server
 
 from detres.files.download import Download
 from tests.data.test_flat_images import write_devkit
+from tests.files.test_download import Server, server
 
 __all__ = ["server"]  # the fixture
 

@@ -213,3 +213,4 @@ def _randomise(model: Any) -> None:
             layer.weight.mul_(spread / torch.cat([out.flatten() for out in seen]).std())
         for layer, clamp in ((model.rpn_head.rpn_reg, 4.2), (heads.fc_reg, 30.0)):
             layer.bias[2], layer.bias[-1] = clamp, -clamp  # dw of the first anchor or class, dh of the last
+        model.rpn_head.rpn_cls.bias[-1] = 4.0  # so that what the lower clamp holds is among the proposals

@@ -16,7 +16,8 @@ from detres.weights.report import WeightsError
 
 Shapes = Mapping[str, Tensor]
 
-_DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {  # (bottleneck blocks?, number of blocks of conv2_x ... conv4_x) -> depth
+# (whether the blocks are bottlenecks, how many conv2_x, conv3_x and conv4_x have) -> depth
+_DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
     (False, (2, 2, 2)): 18,
     (False, (3, 4, 6)): 34,
     (True, (3, 4, 6)): 50,
