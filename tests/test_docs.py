@@ -9,7 +9,7 @@ from detres.config.files import find_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "datasets" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-USERS_OWN = {"mine.yaml"}
+USERS_OWN = {"mine.yaml", "convnext.yaml"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

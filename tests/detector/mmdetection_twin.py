@@ -26,7 +26,10 @@ from detres.structures import ImageBatch
 from detres.weights.formats import mmdetection
 from detres.weights.formats.interface import Implied
 
-MISSING = "mmdet is not installed: pip install --no-deps mmdet==3.3.0 mmengine==0.10.7 mmcv-lite==2.1.0 (see README)"
+MISSING = (
+    "mmdet is not installed: pip install --no-deps mmdet==3.3.0 mmengine==0.10.7 mmcv-lite==2.1.0 "
+    "addict yapf platformdirs six termcolor terminaltables shapely tqdm"
+)
 EVERYTHING = 1 << 18  # a sample size that takes every anchor and proposal: no random choice
 CLASSES = ("ant", "bee", "cat", "dog", "eel")
 

@@ -22,7 +22,7 @@ CONFIGS = [
     ("coco_r50.yaml", "backbone.norm=group neck.norm=group rpn.convs=2 rpn.channels=64"),
     ("coco_r50.yaml", "backbone.deep_stem=true backbone.avg_pool_shortcut=true"),
     ("coco_r18.yaml", "backbone.avg_pool_shortcut=true neck.channels=128 roi_heads.pool.output_size=5"),
-    ("coco_r18.yaml", "roi_heads.class_agnostic=true roi_heads.box_head={type:\tfc,num_fcs:\t3,channels:\t96}"),
+    ("coco_r18.yaml", 'roi_heads.class_agnostic=true roi_heads.box_head={"type":"fc","num_fcs":3,"channels":96}'),
     ("coco_r18.yaml", "backbone.out_features=[c3,c4,c5] neck.top=conv anchors.sizes=[[64],[128],[256],[512],[1024]]"),
     ("coco_r18.yaml", "backbone.shortcut=C"),
     ("coco_r18.yaml", "backbone.shortcut=A"),
