@@ -39,9 +39,11 @@ $(RUN_STAMP): setup.py | $(BIN)/python
 		exit 1; }
 	@touch $@
 
-$(TEST_STAMP): $(RUN_STAMP)
+$(TEST_STAMP): $(RUN_STAMP) tests/mmdetection.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]" || { \
 		echo "make: installing the test extras of setup.py failed (pip's message is above)."; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/mmdetection.txt || \
+		echo "make: mmdetection could not be installed (pip's message is above); its tests will be skipped."
 	@touch $@
 
 $(BIN)/python:

@@ -45,6 +45,8 @@ setup(
             "import-linter>=2.1",
             "types-PyYAML",
             "setuptools>=70.1",
+            "timm>=1.0",  # with transformers: what detres.integrations are tested with
+            "transformers>=4.40",
         ],
     },
     entry_points={"console_scripts": ["detres=detres.cli:main"]},

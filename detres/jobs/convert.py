@@ -78,7 +78,7 @@ def convert(
         state = with_turned_channels(state)
     theirs = FORMATS[target_format].from_detres(state)
     _write(target, target_format, theirs, found.kind, names)
-    instructions = FORMATS[target_format].instructions(model, found.state_dict)
+    instructions = [line.replace("FILE", str(target)) for line in FORMATS[target_format].instructions(model, state)]
     return Conversion(target, len(theirs), found.kind, assumed, tuple(instructions))
 
 
