@@ -67,7 +67,7 @@ def _is_numeric(value: object) -> bool:
 
 
 def _tensor(value: Any) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
+    return value if isinstance(value, Tensor) else torch.from_numpy(value)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -16,7 +16,8 @@ from detres.evaluation.results import (
     write_results_json,
     write_voc_comp4,
 )
-from detres.structures import Detections, atomic_file
+from detres.files import atomic_file
+from detres.structures import Detections
 
 
 def _found(count, seed=0, classes=3):

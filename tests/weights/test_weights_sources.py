@@ -1,6 +1,7 @@
 """Reading weights from files and from torchvision's table, whole and broken."""
 
 import os
+import pickle
 import re
 import zipfile
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from detres.engine.checkpoint import VERSION
 from detres.weights import WeightsError, read_state_dict, sources
 
-STATE = {"conv1.weight": torch.arange(12.0).reshape(2, 6), "conv1.bias": torch.ones(2)}
+STATE = {"conv1.weight": torch.arange(12.0).reshape(2, 6), "conv1.bias": torch.ones(2), "steps": torch.tensor(3)}
 
 
 def _checkpoint(**changes: Any) -> dict[str, Any]:
@@ -40,11 +41,13 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         read_state_dict(tmp_path)
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors", ".npz"])
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".pkl", ".safetensors", ".npz"])
 def test_every_format_gives_the_same_tensors(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     if suffix == ".safetensors":
         save_file(STATE, path)
+    elif suffix == ".pkl":
+        path.write_bytes(pickle.dumps({key: tensor.numpy() for key, tensor in STATE.items()}))
     elif suffix == ".npz":
         np.savez(path, **{key: tensor.numpy() for key, tensor in STATE.items()})
     else:

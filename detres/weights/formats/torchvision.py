@@ -88,21 +88,25 @@ def instructions(model: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[
     lines.append(f"FasterRCNN(..., num_classes={num_classes(state) + 1}, image_mean={mean}, image_std={std})")
     if model["backbone"]["norm_eps"] != 1e-5:
         lines.append(f"set the eps of its norms to {model['backbone']['norm_eps']:g}")
-    return lines + [f"not the same: {text}" for text in _differences(model)]
+    differences = [f"not the same: {text}" for text in _differences(model)]
+    if differences:
+        differences.append("detres.integrations.torchvision.to_torchvision builds a torchvision model that is the same")
+    return lines + differences
 
 
 def _differences(model: Mapping[str, Any]) -> list[str]:
     """Settings whose value torchvision's own parts cannot have."""
-    text = "{} is {!r} here, {!r} in torchvision; detres.integrations.torchvision.to_torchvision builds it all the same"
     wanted: list[tuple[str, Any, Any]] = [
         ("anchors.rounded", model["anchors"]["rounded"], True),
         ("anchors.stride", model["anchors"]["stride"], "from_shape"),
         ("roi_heads.pool.aligned", model["roi_heads"]["pool"]["aligned"], False),
         ("roi_heads.nms", model["roi_heads"]["nms"], "hard"),
         ("roi_heads.class_agnostic", model["roi_heads"]["class_agnostic"], False),
-        ("roi_heads.symmetric_clamp", model["roi_heads"].get("symmetric_clamp", False), False),
+        ("roi_heads.symmetric_clamp", model["roi_heads"]["symmetric_clamp"], False),
+        ("rpn.symmetric_clamp", model["rpn"]["symmetric_clamp"], False),
     ]
-    return [text.format(f"model.{key}", value, there) for key, value, there in wanted if value != there]
+    text = "model.{} is {!r} here, {!r} in torchvision"
+    return [text.format(key, value, there) for key, value, there in wanted if value != there]
 
 
 def coco_91() -> tuple[str, ...]:
