@@ -16,6 +16,7 @@ from detres.files.atomic_file import atomic_path
 from detres.files.restricted import write_pickle
 from detres.weights.formats import FORMATS
 from detres.weights.formats.conventions import with_background, with_turned_channels
+from detres.weights.formats.note import KEY, write_note
 from detres.weights.load import is_counter, load_weights
 from detres.weights.report import WeightsError
 from detres.weights.sources import LoadedWeights, read_state_dict
@@ -77,7 +78,8 @@ def convert(
     if target_format in _RGB_ONLY and model["pixels"]["channel_order"] == "bgr":
         state = with_turned_channels(state)
     theirs = FORMATS[target_format].from_detres(state)
-    _write(target, target_format, theirs, found.kind, names)
+    note = write_note(model, names, FORMATS[target_format].BACKGROUND)
+    _write(target, _content(target_format, theirs, found.kind, names, note))
     instructions = [line.replace("FILE", str(target)) for line in FORMATS[target_format].instructions(model, state)]
     return Conversion(target, len(theirs), found.kind, assumed, tuple(instructions))
 
@@ -134,11 +136,11 @@ def _convert_backbone(found: LoadedWeights, target: Path, target_format: str) ->
     """A backbone without a head has no configuration of its own: its tensors are written as they are named there."""
     state = found.state_dict
     if target_format == DETRES:
-        _write(target, target_format, state, "backbone", ())
+        _write(target, state)
         text = f"a backbone alone: use it as model.backbone.weights={target}"
         return Conversion(target, len(state), "backbone", (text,), ())
     theirs = FORMATS[target_format].from_detres(state)
-    _write(target, target_format, theirs, "backbone", ())
+    _write(target, _content(target_format, theirs, "backbone", (), None))
     return Conversion(target, len(theirs), "backbone", (), ())
 
 
@@ -146,27 +148,38 @@ def _listed(keys: Sequence[str]) -> str:
     return ", ".join(keys) or "none"
 
 
-def _write(target: Path, target_format: str, state: Mapping[str, Tensor], kind: str, names: Sequence[str]) -> None:
-    """The file as the toolkit writes its own."""
-    if target.suffix == ".pkl":
-        arrays = {key: tensor.numpy() for key, tensor in state.items()}
-        content: dict[str, Any] = {"model": arrays, "__author__": "detres"} if target_format == "detectron2" else arrays
-        if target_format == "detectron2" and kind != "detector":
-            content["matching_heuristics"] = True  # so that it finds the names behind a detector's prefixes
-        write_pickle(target, content)
-        return
-    if target.suffix == ".safetensors":
-        from safetensors.torch import save_file
-
-        with atomic_path(target) as temporary:
-            save_file({key: tensor.contiguous() for key, tensor in state.items()}, temporary)
-        return
-    content = {"detectron2": {"model": dict(state)}, "mmdetection": _as_mmdetection(state, names)}.get(
-        target_format, dict(state)
-    )
-    with atomic_path(target) as temporary:
-        torch.save(content, temporary)
+def _content(
+    target_format: str, state: dict[str, Tensor], kind: str, names: Sequence[str], note: str | None
+) -> dict[str, Any]:
+    """What a file of the toolkit's holds: the tensors, and what it keeps beside them."""
+    beside: dict[str, Any] = {} if note is None else {KEY: note}
+    match target_format:
+        case "detectron2":
+            # Its names of a classifier lack a detector's prefixes; with this it finds them all the same.
+            beside |= {"matching_heuristics": True} if kind != "detector" else {}
+            return {"model": state, "__author__": "detres", **beside}
+        case "mmdetection":
+            return {"meta": {"dataset_meta": {"classes": list(names)}}, "state_dict": state, **beside}
+    return state
 
 
-def _as_mmdetection(state: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Any]:
-    return {"meta": {"dataset_meta": {"classes": list(names)}}, "state_dict": dict(state)}
+def _write(target: Path, content: Mapping[str, Any]) -> None:
+    match target.suffix:
+        case ".pkl":
+            write_pickle(target, _as_arrays(content))
+        case ".safetensors":
+            from safetensors.torch import save_file
+
+            state = content.get("state_dict", content)
+            with atomic_path(target) as temporary:
+                save_file({key: tensor.contiguous() for key, tensor in state.items()}, temporary)
+        case _:
+            with atomic_path(target) as temporary:
+                torch.save(content, temporary)
+
+
+def _as_arrays(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _as_arrays(value) if isinstance(value, Mapping) else value.numpy() if isinstance(value, Tensor) else value
+        for key, value in content.items()
+    }

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from detres.weights.formats import FORMATS, kind_of, recognise
 from detres.weights.formats.interface import Implied
+from detres.weights.formats.note import read_note
 from detres.weights.formats.torchvision import todays_name
 from detres.weights.report import WeightsError
 from detres.weights.tensor_files import read_file, unwrap
@@ -93,7 +94,8 @@ def read_state_dict(source: str | Path, format: str | None = None, *, ignore: It
 
 def _from_foreign(tensors: dict[str, Tensor], extra: Mapping[str, Any], format: str, name: str) -> LoadedWeights:
     try:
-        state, implied = FORMATS[format].to_detres(tensors), FORMATS[format].implied(tensors, extra)
+        state = FORMATS[format].to_detres(tensors)
+        implied = read_note(extra) or FORMATS[format].implied(tensors, extra)
     except WeightsError as error:
         raise WeightsError(f"{name}, read as {format}: {error}") from error
     return LoadedWeights(

@@ -148,6 +148,24 @@ def test_a_trained_detector_of_ours_goes_to_torchvision_itself(workshop: Worksho
     torch.testing.assert_close(wanted["scores"], found.scores, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("format", "file"), [("detectron2", "a.pkl"), ("detectron2", "a.pth"), ("mmdetection", "a.pth")]
+)
+def test_an_export_comes_back_to_the_model_that_it_was(
+    format: str, file: str, workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its anchors are none that the other toolkits have; a note in the file remembers them, and the class names."""
+    trained = workshop.runs / "tiny" / "best.pt"
+    assert _convert("--from", "detres", trained, "--to", format, tmp_path / file) == 0
+    assert _convert("--from", format, tmp_path / file, "--to", "detres", tmp_path / "back.pt") == 0
+    assert "assumed" not in capsys.readouterr().out
+    before, after = load_checkpoint(trained), load_checkpoint(tmp_path / "back.pt")
+    for state in (before, after):
+        state["config"]["model"]["backbone"]["weights"] = None
+    assert after["config"]["model"] == before["config"]["model"] and after["class_names"] == before["class_names"]
+    _same(after["model"], {key: before["ema"][key] for key in after["model"]})
+
+
 def test_what_does_not_fit_is_listed_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, target = tmp_path / "model.pkl", tmp_path / "out.pt"
     _detectron2_file(path)
