@@ -53,20 +53,33 @@ class VocDataset:
     ) -> None:
         folder = Path(root)
         stems = _read_split(folder, split)[:max_images]
-        entries = [read_voc_xml(folder / "Annotations" / f"{stem}.xml") for stem in stems]
-        self._drops = DropReport(f"{folder} ({split})")
+        xml_files = [folder / "Annotations" / f"{stem}.xml" for stem in stems]
+        self._read(f"{folder} ({split})", stems, xml_files, _image_paths(folder, stems), class_names, use_difficult)
+        self._drops.settle(on_bad_box)
+
+    def _read(
+        self,
+        source: str,
+        stems: Sequence[str],
+        xml_files: Sequence[Path],
+        image_files: Sequence[str],
+        class_names: Sequence[str] | None,
+        use_difficult: bool,
+    ) -> None:
+        """Take everything from the annotation files, one for each image; `source` names the set in messages."""
+        entries = [read_voc_xml(path) for path in xml_files]
+        self._drops = DropReport(source)
         self._stems = PackedStrings(stems)
-        self._files = PackedStrings(_image_paths(folder, stems))
+        self._files = PackedStrings(image_files)
         self._sizes_hw = np.array([entry.size_hw for entry in entries], dtype=np.int32)
         rows = [
             _Row(image, stem, found)
             for image, (stem, entry) in enumerate(zip(stems, entries, strict=True))
             for found in entry.objects
         ]
-        self.class_names = _class_names(class_names, rows, f"{folder} ({split})")
+        self.class_names = _class_names(class_names, rows, source)
         self.category_ids = tuple(range(1, len(self.class_names) + 1))
         self._pack(rows, use_difficult)
-        self._drops.settle(on_bad_box)
 
     def __len__(self) -> int:
         return len(self._stems)

@@ -175,10 +175,8 @@ def test_half_precision_weights_keep_the_models_type() -> None:
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
-VOC = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
-    "sofa train tvmonitor"
-).split()
+VOC = ["aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"]
+VOC += ["horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
 COCO_OF_VOC = {
     "aeroplane": "airplane",
     "diningtable": "dining table",
