@@ -35,6 +35,7 @@ class VocDataset(Settings):
     split: str
     class_names: list[str] | None = None  # None: the names in the annotations, sorted
     use_difficult: bool = False  # False: difficult objects are ignored regions in training
+    annotated: bool = True  # False: there are no XML files, as for VOC2012's test images; class_names must be given
     max_images: PositiveInt | None = None
 
 

@@ -20,7 +20,8 @@ from detres.data.annotations import (
     box_faults,
     clip_to_images,
 )
-from detres.data.voc_xml import VocObject, read_voc_xml
+from detres.data.image_io import read_size_hw
+from detres.data.voc_xml import VocAnnotation, VocObject, read_voc_xml
 
 IMAGE_FOLDERS = ("JPEGImages", "images", "Images")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -34,6 +35,8 @@ class VocDataset:
     class_names    the classes to use, in this order; objects of others are counted in `drop_report`.
                    None: all that occur in the split's annotations, sorted
     use_difficult  False: difficult objects are `ignore` regions in training. They are always skipped in evaluation
+    annotated      False: there are no XML files, as for VOC2012's test images, whose boxes only the evaluation server
+                   knows; class_names must then be given
     max_images     only the first ones
     on_bad_box     "drop": annotations that cannot be used are counted; "error": DatasetError
 
@@ -48,12 +51,13 @@ class VocDataset:
         *,
         class_names: Sequence[str] | None = None,
         use_difficult: bool = False,
+        annotated: bool = True,
         max_images: int | None = None,
         on_bad_box: str = "drop",
     ) -> None:
         folder = Path(root)
         stems = _read_split(folder, split)[:max_images]
-        xml_files = [folder / "Annotations" / f"{stem}.xml" for stem in stems]
+        xml_files = [folder / "Annotations" / f"{stem}.xml" for stem in stems] if annotated else None
         self._read(f"{folder} ({split})", stems, xml_files, _image_paths(folder, stems), class_names, use_difficult)
         self._drops.settle(on_bad_box)
 
@@ -61,13 +65,19 @@ class VocDataset:
         self,
         source: str,
         stems: Sequence[str],
-        xml_files: Sequence[Path],
+        xml_files: Sequence[Path] | None,
         image_files: Sequence[str],
         class_names: Sequence[str] | None,
         use_difficult: bool,
     ) -> None:
-        """Take everything from the annotation files, one for each image; `source` names the set in messages."""
-        entries = [read_voc_xml(path) for path in xml_files]
+        """Take everything from the annotation files, one for each image; without them, the sizes from the images.
+
+        `source` names the set in messages.
+        """
+        if xml_files is None:
+            entries = [VocAnnotation(read_size_hw(path), []) for path in image_files]
+        else:
+            entries = [read_voc_xml(path) for path in xml_files]
         self._drops = DropReport(source)
         self._stems = PackedStrings(stems)
         self._files = PackedStrings(image_files)
