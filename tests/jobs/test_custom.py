@@ -1,7 +1,8 @@
 """configs/custom.yaml on the user's own data: what is named is where the data lie, and nothing else."""
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from detres.engine.checkpoint import load_checkpoint
 from tests.jobs.conftest import Outcome, run_detres
 
 TINY = [  # the same form, small enough for a test; random weights, as nothing can be fetched
-    *("model.weights=null", "model.backbone.depth=18", "model.backbone.norm=batch", "model.neck.channels=16"),
+    *("model.weights=null", "model.backbone.depth=18", "model.backbone.frozen_stages=5", "model.neck.channels=16"),
     *("model.roi_heads.box_head={conv_channels: 16, channels: 16}", "model.roi_heads.score_threshold=0.0"),
     *("model.rpn.post_nms_top_n_train=30", "model.rpn.post_nms_top_n_test=20"),
     *("data.train_transforms=[{type: resize_shortest, short: [64]}]", "data.workers=0"),
@@ -64,9 +65,11 @@ def _write_coco(folder: Path, categories: dict[int, str]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DETRES_DATASETS", raising=False)
+    yield
+    shutil.rmtree("run", ignore_errors=True)  # its checkpoints are larger than all that other tests leave
 
 
 def test_nothing_named() -> None:

@@ -51,6 +51,21 @@ def test_a_training_step_and_a_prediction(name: str) -> None:
         assert len(one) and (one.boxes_xyxy <= torch.tensor([width, height, width, height])).all()
 
 
+def test_a_detector_of_voc_begins_with_the_rows_of_cocos(tmp_path: Path) -> None:
+    shape = ["model.backbone.depth=18", "model.neck.channels=16", "model.roi_heads.box_head.channels=8", *NO_WEIGHTS]
+    coco = load_config("coco_r50_torchvision.yaml", shape).config
+    names = ["airplane", "cat", "dining table", "zebra"]
+    source = wiring.build_model(coco, len(names))
+    state = {"kind": "detector", "config": config_to_dict(coco), "class_names": names, "model": source.state_dict()}
+    save_checkpoint(tmp_path / "coco.pt", {"format": "detres", "version": 1, "ema": None, **state})
+    config = load_config("voc_r50_from_coco.yaml", [*shape, f"model.weights={tmp_path / 'coco.pt'}"]).config
+    model = wiring.build_model(config, 3)
+    (report,) = wiring.load_initial_weights(model, config, ("aeroplane", "diningtable", "sofa"))
+    assert report.kept_classes == ("aeroplane", "diningtable") and report.initial_classes == ("sofa",)
+    rows, theirs = (m.roi_heads.box_predictor.cls_score.weight for m in (model, source))
+    assert torch.equal(rows[:3], theirs[[0, 1, 3]])  # the background comes first here
+
+
 def test_an_outside_class_that_is_not_there() -> None:
     with pytest.raises(ValueError, match=r"model.backbone.type: cannot import 'nowhere:Net'.*package.module:Class"):
         outside_class("nowhere:Net", "model.backbone.type")
