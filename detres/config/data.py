@@ -35,7 +35,20 @@ class VocDataset(Settings):
     split: str
     class_names: list[str] | None = None  # None: the names in the annotations, sorted
     use_difficult: bool = False  # False: difficult objects are ignored regions in training
+    annotated: bool = True  # False: there are no XML files, as for VOC2012's test images; class_names must be given
     max_images: PositiveInt | None = None
+
+
+class OwnDataset(Settings):
+    """Images of the user's own: a COCO instances file or a folder of VOC's XML files, and the images (detres.data.own).
+
+    Its paths count from the working directory where something is there, else below DETRES_DATASETS.
+    """
+
+    type: Literal["own"]
+    annotations: str | None = None  # null, in data.val: some of the training images are held out
+    images: str | None = None  # null, in data.val and data.test: the folder of data.train
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of the training images, where annotations is null
 
 
 class ImageFolderDataset(Settings):
@@ -73,7 +86,8 @@ class OutsideDataset(Settings):
 
 
 Dataset = Annotated[
-    CocoDataset | VocDataset | ImageFolderDataset | FlatImagesDataset | Cifar10Dataset | OutsideDataset, ByType()
+    CocoDataset | VocDataset | OwnDataset | ImageFolderDataset | FlatImagesDataset | Cifar10Dataset | OutsideDataset,
+    ByType(),
 ]
 
 
@@ -186,3 +200,15 @@ class DataSettings(Settings):
     repeat_threshold: Fraction = 0.0  # class-balanced sampling (LVIS repeat factor); 0: off
     workers: NonNegativeInt = 2
     worker_timeout: PositiveFloat = 300.0  # seconds without a batch after which loading is an error
+
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        named = {f"train.{index}": dataset for index, dataset in enumerate(self.train)}
+        named |= {"val": self.val} | ({"test": self.test} if self.test is not None else {})
+        for name, dataset in named.items():
+            if not isinstance(dataset, OwnDataset):
+                continue
+            if dataset.annotations is None and name != "val":
+                yield f"{name}.annotations", "got null, expected a COCO instances file or a folder of VOC's XML files"
+            alone = name.startswith("train") or not isinstance(self.train[0], OwnDataset)
+            if dataset.images is None and dataset.annotations is not None and alone:
+                yield f"{name}.images", "got null, expected the folder of the images"

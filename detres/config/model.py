@@ -117,6 +117,7 @@ class FCHead(Settings):
     type: Literal["fc"] = "fc"
     num_fcs: PositiveInt = 2
     channels: PositiveInt = 1024
+    dropout: BelowOne = 0.0  # VGG's own layers, fc6 and fc7, have 0.5
 
 
 class ConvFCHead(Settings):

@@ -58,6 +58,6 @@ class Config(Settings):
         named |= {"val": self.data.val} | ({"test": self.data.test} if self.data.test is not None else {})
         for name, dataset in named.items():
             if not isinstance(dataset, OutsideDataset) and classifies != isinstance(dataset, CLASSIFICATION_DATASETS):
-                kinds = "image_folder, flat_images or cifar10" if classifies else "coco or voc"
+                kinds = "image_folder, flat_images or cifar10" if classifies else "coco, voc or own"
                 text = f"got {dataset.type!r}, expected {kinds} (or module:Class) with model.type {self.model.type}"
                 yield f"data.{name}.type", text

@@ -42,6 +42,14 @@ def read_image(path: str | os.PathLike[str], expected_size_hw: tuple[int, int] |
                 ) from error
 
 
+def read_size_hw(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width of the image that read_image returns, from the file's header; ImageError as there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with _open(os.fspath(path)) as image:
+            return _upright_size_hw(image)
+
+
 def _open(path: str) -> Image.Image:
     """The opened file with its header read, not yet decoded."""
     try:

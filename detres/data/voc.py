@@ -20,7 +20,8 @@ from detres.data.annotations import (
     box_faults,
     clip_to_images,
 )
-from detres.data.voc_xml import VocObject, read_voc_xml
+from detres.data.image_io import read_size_hw
+from detres.data.voc_xml import VocAnnotation, VocObject, read_voc_xml
 
 IMAGE_FOLDERS = ("JPEGImages", "images", "Images")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -34,6 +35,8 @@ class VocDataset:
     class_names    the classes to use, in this order; objects of others are counted in `drop_report`.
                    None: all that occur in the split's annotations, sorted
     use_difficult  False: difficult objects are `ignore` regions in training. They are always skipped in evaluation
+    annotated      False: there are no XML files, as for VOC2012's test images, whose boxes only the evaluation server
+                   knows; class_names must then be given
     max_images     only the first ones
     on_bad_box     "drop": annotations that cannot be used are counted; "error": DatasetError
 
@@ -48,25 +51,45 @@ class VocDataset:
         *,
         class_names: Sequence[str] | None = None,
         use_difficult: bool = False,
+        annotated: bool = True,
         max_images: int | None = None,
         on_bad_box: str = "drop",
     ) -> None:
         folder = Path(root)
         stems = _read_split(folder, split)[:max_images]
-        entries = [read_voc_xml(folder / "Annotations" / f"{stem}.xml") for stem in stems]
-        self._drops = DropReport(f"{folder} ({split})")
+        xml_files = [folder / "Annotations" / f"{stem}.xml" for stem in stems] if annotated else None
+        self._read(f"{folder} ({split})", stems, xml_files, _image_paths(folder, stems), class_names, use_difficult)
+        self._drops.settle(on_bad_box)
+
+    def _read(
+        self,
+        source: str,
+        stems: Sequence[str],
+        xml_files: Sequence[Path] | None,
+        image_files: Sequence[str],
+        class_names: Sequence[str] | None,
+        use_difficult: bool,
+    ) -> None:
+        """Take everything from the annotation files, one for each image; without them, the sizes from the images.
+
+        `source` names the set in messages.
+        """
+        if xml_files is None:
+            entries = [VocAnnotation(read_size_hw(path), []) for path in image_files]
+        else:
+            entries = [read_voc_xml(path) for path in xml_files]
+        self._drops = DropReport(source)
         self._stems = PackedStrings(stems)
-        self._files = PackedStrings(_image_paths(folder, stems))
+        self._files = PackedStrings(image_files)
         self._sizes_hw = np.array([entry.size_hw for entry in entries], dtype=np.int32)
         rows = [
             _Row(image, stem, found)
             for image, (stem, entry) in enumerate(zip(stems, entries, strict=True))
             for found in entry.objects
         ]
-        self.class_names = _class_names(class_names, rows, f"{folder} ({split})")
+        self.class_names = _class_names(class_names, rows, source)
         self.category_ids = tuple(range(1, len(self.class_names) + 1))
         self._pack(rows, use_difficult)
-        self._drops.settle(on_bad_box)
 
     def __len__(self) -> int:
         return len(self._stems)

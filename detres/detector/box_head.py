@@ -4,15 +4,22 @@ Shapes: M regions of all images, C channels, S the pooled size, K classes.
 """
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from detres.layers.norm import ConvNorm, make_norm
 
 
 class FCHead(nn.Module):
-    """Fully connected layers with ReLU ("2-FC" when `num_fcs` is 2); parameters fc6, fc7, ..."""
+    """Fully connected layers with ReLU ("2-FC" when `num_fcs` is 2); parameters fc6, fc7, ...
 
-    def __init__(self, in_channels: int, pool_size: int, *, num_fcs: int = 2, channels: int = 1024) -> None:
+    dropout  probability of dropping a hidden value in training (VGG's layers in Fast R-CNN: 0.5)
+    """
+
+    def __init__(
+        self, in_channels: int, pool_size: int, *, num_fcs: int = 2, channels: int = 1024, dropout: float = 0.0
+    ) -> None:
         super().__init__()
+        self.dropout = dropout
         width = in_channels * pool_size**2
         for i in range(num_fcs):
             self.add_module(f"fc{6 + i}", nn.Linear(width, channels))
@@ -24,6 +31,8 @@ class FCHead(nn.Module):
         hidden = regions.flatten(1)
         for layer in self.children():
             hidden = layer(hidden).relu_()
+            if self.dropout:
+                hidden = F.dropout(hidden, self.dropout, self.training)
         return hidden
 
 

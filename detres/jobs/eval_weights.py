@@ -62,8 +62,7 @@ def load_model(config: Config, weights: str, split: str) -> tuple[nn.Module, tup
         raise WeightsError(f"{weights}: holds a {found.kind}, but the configuration describes a {wanted}; {remedy}")
     names = found.class_names
     if not names:
-        settings = config.data.val if split == "val" or config.data.test is None else config.data.test
-        names = wiring.build_dataset(settings, config.data.on_bad_box).class_names
+        names = wiring.build_split(config, "val" if config.data.test is None else split).class_names
     model = wiring.build_model(config, len(names))
     report = wiring.load_whole_model(model, found, names)
     own = model.state_dict()

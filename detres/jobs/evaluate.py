@@ -165,10 +165,7 @@ def _dataset_of_classes(config: Config, class_names: Sequence[str], split: str, 
 
 def _evaluator_alone(config: Config, split: str, device: torch.device) -> Evaluator:
     """An evaluator whose classes are those of the set itself."""
-    settings = config.data.val if split == "val" else config.data.test
-    if settings is None:
-        raise ValueError(f"data.{split}: the configuration has no {split} set; evaluate on another one")
-    return Evaluator(config, wiring.build_dataset(settings, config.data.on_bad_box), device)
+    return Evaluator(config, wiring.build_split(config, split), device)
 
 
 def write_evaluation(

@@ -17,6 +17,16 @@ from detres.weights.report import shorten
 
 HeadPart = Literal["cls_score", "bbox_pred", "fc"]
 
+# VOC's and COCO's names of the same things; both sides of a pair are read as the second.
+_ALIASES = {
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+
 _HEAD = re.compile(r"^(?:roi_heads\..*?(cls_score|bbox_pred)|(fc))\.(?:weight|bias)$")
 
 
@@ -78,14 +88,16 @@ def describe_head(
 def same_classes(source: HeadSide, target: HeadSide) -> dict[int, int]:
     """Labels of the file -> labels of the model.
 
-    By name where both sides name their classes (a name that occurs twice on either side matches nothing); else by
-    position, if the number of classes agrees; else nothing.
+    By name where both sides name their classes (a name that occurs twice on either side matches nothing), what is left
+    by meaning: upper or lower case, "_" for a blank and VOC's names of COCO's classes do not matter. Else by position,
+    if the number of classes agrees; else nothing.
     """
     if source.class_names and target.class_names:
         if source.class_names == target.class_names:
             return {label: label for label in range(target.num_classes)}
         there, here = _labels_by_name(source.class_names), _labels_by_name(target.class_names)
-        return {there[name]: here[name] for name in here if name in there}
+        matched = {there[name]: here[name] for name in here if name in there}
+        return matched | _same_meaning(source.class_names, target.class_names, matched)
     if source.num_classes == target.num_classes:
         return {label: label for label in range(target.num_classes)}
     return {}
@@ -121,6 +133,20 @@ def why_no_rows(part: HeadPart, source: HeadSide, target: HeadSide) -> str:
         f"{source.num_classes} classes in the file, {target.num_classes} in the model, "
         "and not both sides name them: no row could be matched"
     )
+
+
+def _same_meaning(source: Sequence[str], target: Sequence[str], matched: Mapping[int, int]) -> dict[int, int]:
+    """Labels of the file -> labels of the model for names that differ but mean the same, those in `matched` aside."""
+    there, here = (_labels_by_name([_meaning(name) for name in names]) for names in (source, target))
+    taken = set(matched.values())
+    pairs = {there[name]: here[name] for name in here if name in there}
+    return {label: own for label, own in pairs.items() if label not in matched and own not in taken}
+
+
+def _meaning(name: str) -> str:
+    """A class name as names are compared."""
+    plain = " ".join(name.replace("_", " ").lower().split())
+    return _ALIASES.get(plain.replace(" ", ""), plain)
 
 
 def _labels_by_name(names: Sequence[str]) -> dict[str, int]:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from detres.config import Config
 from detres.config import data as data_settings
 from detres.config import model as model_settings
@@ -15,6 +17,7 @@ from detres.data.flat_images import FlatImagesDataset
 from detres.data.image_folder import ImageFolderDataset
 from detres.data.joined import JoinedDataset
 from detres.data.loader import EvalLoader, TrainLoader
+from detres.data.own import hold_out, open_own_data
 from detres.data.sampler import TrainSampler
 from detres.data.samples import ClassificationDataset, TransformedClassificationDataset, TransformedDetectionDataset
 from detres.data.transforms import DetectionTransforms
@@ -34,6 +37,8 @@ def build_dataset(
     settings: data_settings.Dataset, on_bad_box: str = "drop", class_names: Sequence[str] | None = None
 ) -> AnyDataset:
     """The data set that one entry of `data` describes; `class_names` gives a classification set its labels."""
+    if isinstance(settings, data_settings.OwnDataset):
+        return _build_own(settings, on_bad_box)
     options = settings.model_dump(exclude={"type"})
     for name in ("annotations", "images", "root", "labels", "classes"):
         if options.get(name) is not None:
@@ -53,27 +58,76 @@ def build_dataset(
             return cast(AnyDataset, outside_class(settings.type, "data")(**settings.args))
 
 
+def _build_own(settings: data_settings.OwnDataset, on_bad_box: str) -> DetectionDataset:
+    assert settings.annotations is not None and settings.images is not None, "checked by the schema, or filled in"
+    places = [
+        _own_path(text, name) for name, text in (("annotations", settings.annotations), ("images", settings.images))
+    ]
+    return open_own_data(*places, on_bad_box=on_bad_box)
+
+
+def _own_path(text: str, name: str) -> Path:
+    """A path as it was written if something is there, else below the folder of the data sets."""
+    for place in (Path(text).expanduser(), data_root() / text):
+        if place.exists():
+            return place
+    raise ValueError(
+        f"neither {Path.cwd() / text} nor {data_root() / text} exists; name yours: data.train.{name}=PATH "
+        "(data.val and data.test likewise)"
+    )
+
+
 def build_train_dataset(config: Config) -> AnyDataset:
-    """The training set of `data.train`: several sets are joined; images without objects go by option."""
-    entries = config.data.train if isinstance(config.data.train, list) else [config.data.train]
-    parts = [build_dataset(entry, config.data.on_bad_box) for entry in entries]
+    """The training set of `data.train`: sets are joined; what data.val holds out and, by option, empty images go."""
+    dataset = _joined(config)
     if isinstance(config.model, model_settings.ClassifierSettings):
-        if len(parts) > 1:
-            raise ValueError(f"data.train: got {len(parts)} sets, expected one for a classifier")
-        return parts[0]
-    dataset = cast(DetectionDataset, parts[0] if len(parts) == 1 else JoinedDataset(cast(Any, parts)))
-    if config.data.keep_empty_images:
         return dataset
-    return SubsetDataset(dataset, images_with_objects(dataset))
+    detection = cast(DetectionDataset, dataset)
+    if _is_held_out(config.data.val):
+        detection = SubsetDataset(detection, _held_out(detection, config.data.val)[0])
+    if not config.data.keep_empty_images:
+        detection = SubsetDataset(detection, images_with_objects(detection))
+    return detection
+
+
+def _joined(config: Config) -> AnyDataset:
+    """All of `data.train` as one set."""
+    parts = [build_dataset(entry, config.data.on_bad_box) for entry in config.data.train]
+    if len(parts) == 1:
+        return parts[0]
+    if isinstance(config.model, model_settings.ClassifierSettings):
+        raise ValueError(f"data.train: got {len(parts)} sets, expected one for a classifier")
+    return JoinedDataset(cast(Any, parts))
+
+
+def _is_held_out(settings: data_settings.Dataset) -> bool:
+    return isinstance(settings, data_settings.OwnDataset) and settings.annotations is None
+
+
+def _held_out(dataset: DetectionDataset, settings: data_settings.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of what stays in the training set, and of what data.val takes from it."""
+    assert isinstance(settings, data_settings.OwnDataset), "asked by _is_held_out"
+    return hold_out((dataset.image_id(i) for i in range(len(dataset))), settings.held_out)
+
+
+def build_split(config: Config, split: str = "val", class_names: Sequence[str] | None = None) -> AnyDataset:
+    """The set `data.val` or `data.test` with its own classes; `class_names` gives a classification set its labels."""
+    settings = config.data.val if split == "val" else config.data.test
+    if settings is None:
+        raise ValueError(f"data.{split}: the configuration has no {split} set; add one, or evaluate on val")
+    if _is_held_out(settings):
+        dataset = cast(DetectionDataset, _joined(config))
+        return SubsetDataset(dataset, _held_out(dataset, settings)[1])
+    first = config.data.train[0]
+    if isinstance(settings, data_settings.OwnDataset) and isinstance(first, data_settings.OwnDataset):
+        settings = settings.model_copy(update={"images": settings.images or first.images})
+    return build_dataset(settings, config.data.on_bad_box, class_names)
 
 
 def build_eval_dataset(config: Config, class_names: Sequence[str], split: str = "val") -> AnyDataset:
     """The set `data.val` or `data.test`, with labels that index `class_names`."""
-    settings = config.data.val if split == "val" else config.data.test
-    if settings is None:
-        raise ValueError(f"data.{split}: the configuration has no {split} set; add one, or evaluate on val")
     where = f"data.{split}"
-    dataset = build_dataset(settings, config.data.on_bad_box, class_names)
+    dataset = build_split(config, split, class_names)
     if isinstance(config.model, model_settings.ClassifierSettings):
         if tuple(dataset.class_names) != tuple(class_names):  # only a set of the user's own class can get here
             raise ValueError(

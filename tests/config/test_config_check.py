@@ -68,7 +68,7 @@ def test_the_smallest_configuration(tmp_path: Path) -> None:
         ("data.train_transforms.0.short=600", "data.train_transforms.0.short: got 600, expected a list"),
         (
             "data.val=null",
-            "data.val: got null, expected settings with type: coco, voc, image_folder, flat_images, cifar10 or "
+            "data.val: got null, expected settings with type: coco, voc, own, image_folder, flat_images, cifar10 or "
             "module:Class",
         ),
         # Impossible values
@@ -102,7 +102,11 @@ def test_the_smallest_configuration(tmp_path: Path) -> None:
         ("data.train_transforms=[{type: large_scale_jitter, min_scale: 3}]", "0.min_scale: got 3.0, expected at most"),
         ("data.eval_transforms=[{type: random_resized_crop, size: 2, ratio: [2, 1]}]", "0.ratio: got [2.0, 1.0]"),
         ("eval.metric=classification", "eval.metric: got 'classification', expected coco or voc"),
-        ("data.val={type: image_folder, root: x}", "data.val.type: got 'image_folder', expected coco or voc"),
+        ("data.val={type: image_folder, root: x}", "data.val.type: got 'image_folder', expected coco, voc or own"),
+        ("data.train={type: own, images: x}", "data.train.annotations: got null, expected a COCO instances file or a"),
+        ("data.train={type: own, annotations: x}", "data.train.images: got null, expected the folder of the images"),
+        ("data.val={type: own, annotations: x}", "data.val.images: got null, expected the folder of the images"),
+        ("data.test={type: own}", "data.test.annotations: got null, expected a COCO instances file or a folder of VOC"),
         # Unions: only the member that `type` chose speaks
         (
             "model.backbone.type=resnext",

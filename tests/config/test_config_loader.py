@@ -64,9 +64,34 @@ def test_shipped_configurations_say_what_to_expect(name: str) -> None:
 
 
 def test_the_promised_configurations_ship() -> None:
-    coco = [f"coco_{net}{schedule}" for net in ("r18", "r50", "r101", "x101") for schedule in ("", "_3x")]
-    others = ["coco_r50_c4", "coco_r50_dc5", "voc_r50", "voc_r101", "bccd", "coco_overfit", "demo", "demo_pretrain"]
-    assert {f"{name}.yaml" for name in coco + others} <= set(SHIPPED)
+    nets, forms, schedules = ("r18", "r50", "r101", "x101"), ("", "_c4", "_dc5"), ("", "_3x")
+    coco = [f"coco_{net}{form}{schedule}" for net in nets for form in forms for schedule in schedules]
+    papers = ("r50", "r101", "vgg16")
+    paper = [f"paper/{data}_{net}_c4" for net in papers for data in ("coco", "voc", "voc12")]
+    others = ["voc_r50", "voc_r101", "voc07_r50", "voc12_r50", "voc_r50_from_coco", "bccd", "coco_overfit", "demo"]
+    others += ["demo_pretrain", "coco_r50_strong", "coco_r50_adamw", "custom"]
+    assert {f"{name}.yaml" for name in coco + paper + others} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("net", ["r50", "r101", "vgg16"])
+def test_the_papers_detection_baselines(net: str) -> None:
+    coco, voc, voc12 = (load_config(f"paper/{data}_{net}_c4").config for data in ("coco", "voc", "voc12"))
+    for config in (coco, voc, voc12):
+        heads = config.model.roi_heads
+        assert heads.pool.type == "roi_pool" and heads.pool.output_size == (7 if net == "vgg16" else 14)
+        assert config.model.rpn.post_nms_top_n_test == 300 and config.train.optimizer.lr == 0.001
+        resize, *_ = config.data.train_transforms
+        assert (resize.short, resize.max) == ([600], 1000) and config.data.eval_transforms == [resize]
+        assert net == "vgg16" or (config.model.backbone.stride_in_1x1, config.model.backbone.norm) == (
+            True,
+            "frozen_batch",
+        )
+    assert coco.model.anchors.sizes == [[64, 128, 256, 512]] and voc.model.anchors.sizes == [[128, 256, 512]]
+    assert (coco.train.steps, coco.train.schedule.milestones, coco.train.batch_size) == (320000, [240000], 16)
+    assert (voc.eval.metric, voc.best_metric, voc12.best_metric) == ("voc", "AP50_11point", "AP50")
+    assert [(part.root[-4:], part.split) for part in voc.data.train] == [("2007", "trainval"), ("2012", "trainval")]
+    sets = [("2007", "trainval"), ("2007", "test"), ("2012", "trainval")]
+    assert [(part.root[-4:], part.split) for part in voc12.data.train] == sets
 
 
 def test_published_schedules() -> None:

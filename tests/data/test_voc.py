@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from detres.data.annotations import DatasetError
+from detres.data.image_io import ImageError
 from detres.data.voc import VocDataset
 from detres.data.voc_xml import read_voc_xml
 
@@ -58,6 +60,22 @@ def test_difficult(tmp_path: Path) -> None:
         assert dataset.annotations(0).ignore.tolist() == [False, not use_difficult]
         assert dataset.annotations(0).difficult.tolist() == [False, True]
         assert [a["iscrowd"] for a in dataset.ground_truth_coco()["annotations"]] == [0, 1]
+
+
+def test_images_without_xml_files(tmp_path: Path) -> None:
+    root = _folder(tmp_path, a=_xml(), b=_xml())
+    for name in ("a.xml", "b.xml"):
+        (root / "Annotations" / name).unlink()
+    for name, size in (("a.png", (7, 5)), ("b.png", (6, 8))):
+        Image.new("RGB", size).save(root / "JPEGImages" / name)
+    dataset = VocDataset(root, "train", class_names=["x", "y"], annotated=False)
+    assert [dataset.size_hw(i) for i in range(2)] == [(5, 7), (8, 6)] and len(dataset.annotations(0)) == 0
+    assert dataset.class_names == ("x", "y") and dataset.ground_truth_coco()["annotations"] == []
+    with pytest.raises(DatasetError, match="no classes; give class_names"):
+        VocDataset(root, "train", annotated=False)
+    (root / "JPEGImages" / "b.png").unlink()
+    with pytest.raises(ImageError, match=r"b\.jpg: the image file does not exist"):
+        VocDataset(root, "train", class_names=["x"], annotated=False)
 
 
 def test_classes_by_option(tmp_path: Path) -> None:

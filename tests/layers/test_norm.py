@@ -65,6 +65,13 @@ def test_eps_is_passed_on(name: str) -> None:
     assert make_norm(name, 32, eps=0.25).eps == 0.25
 
 
+def test_sync_batch_norm_alone_goes_by_its_own_batch() -> None:
+    x = torch.randn(4, 32, 5, 5) * 3 + 1
+    alone, plain = make_norm("sync_batch", 32).train(), make_norm("batch", 32).train()
+    torch.testing.assert_close(alone(x), plain(x))
+    torch.testing.assert_close(alone.running_var, plain.running_var)
+
+
 def test_unknown_norm() -> None:
     with pytest.raises(ValueError, match=r"norm: got 'layer', expected one of batch, frozen_batch"):
         make_norm("layer", 8)

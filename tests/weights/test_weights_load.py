@@ -173,3 +173,38 @@ def test_half_precision_weights_keep_the_models_type() -> None:
     state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in _copy(source).items()}
     load_weights(model, state, class_names=MIXED, source_class_names=ANIMALS)
     assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+VOC = ["aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"]
+VOC += ["horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
+COCO_OF_VOC = {
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+
+
+@pytest.mark.parametrize("towards_voc", [True, False])
+def test_classes_of_voc_and_coco_meet_under_either_name(towards_voc: bool) -> None:
+    coco = [*(COCO_OF_VOC.get(name, name) for name in reversed(VOC)), "zebra"]
+    there, here = (coco, VOC) if towards_voc else (VOC, coco)
+    source, model = _detector(len(there), "first"), _detector(len(here))
+    report = load_weights(model, _copy(source), class_names=here, source_class_names=there)
+    assert list(report.kept_classes) == [name for name in here if name != "zebra"]
+    for label, name in enumerate(here):
+        other = name if name in there else {**COCO_OF_VOC, **{v: k for k, v in COCO_OF_VOC.items()}}.get(name)
+        if other is not None:
+            for got, want in zip(_class_rows(model, label), _class_rows(source, there.index(other)), strict=True):
+                assert torch.equal(got, want), name
+
+
+def test_the_very_name_goes_before_one_that_means_the_same() -> None:
+    source, model = _detector(2), _detector(3)
+    report = load_weights(
+        model, _copy(source), class_names=("Sofa", "couch", "Potted_Plant"), source_class_names=("couch", "pottedplant")
+    )
+    assert report.kept_classes == ("couch", "Potted_Plant") and report.initial_classes == ("Sofa",)
+    assert torch.equal(_class_rows(model, 1)[1], _class_rows(source, 0)[1])

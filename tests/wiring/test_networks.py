@@ -1,4 +1,4 @@
-"""The wiring diagram: every shipped configuration builds its network, and its three forms train and predict."""
+"""The wiring diagram: the three forms of the detector train and predict, and what comes from outside is checked."""
 
 from pathlib import Path
 
@@ -7,13 +7,8 @@ import torch
 
 import detres as package
 from detres import wiring
-from detres.backbones import BackboneWithFPN, FeatureSpec
-from detres.classifier import Classifier
 from detres.config import config_to_dict, load_config
-from detres.config.files import shipped_configs
-from detres.config.model import ClassifierSettings, OutsideBackbone
-from detres.detector import FasterRCNN
-from detres.detector.box_head import Conv5Head
+from detres.config.model import OutsideBackbone
 from detres.engine.checkpoint import save_checkpoint
 from detres.structures import Detections, GroundTruth, ImageBatch
 from detres.wiring.outside import outside_class
@@ -26,37 +21,6 @@ SMALL = [
     "model.roi_heads.sampling={positive_iou: 0.5, negative_iou: 0.5, batch_size: 8, positive_fraction: 0.25}",
     "model.roi_heads.score_threshold=0.0",
 ]
-
-
-SHIPPED = [
-    path.relative_to(shipped_configs()).as_posix()
-    for path in sorted(shipped_configs().rglob("*.yaml"))
-    if path.parent.name != "base"
-]
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_every_shipped_configuration_builds(name: str) -> None:
-    config = load_config(name, NO_WEIGHTS).config
-    with torch.device("meta"):  # shapes without numbers: ResNeXt-101 in a moment
-        model = wiring.build_model(config, 7)
-    assert any(parameter.requires_grad for parameter in model.parameters())
-    if isinstance(config.model, ClassifierSettings):
-        assert isinstance(model, Classifier) and model.fc.out_features == 7
-        return
-    assert isinstance(model, FasterRCNN)
-    assert model.roi_heads.box_predictor.cls_score.out_features == 8
-    specs = model.backbone.feature_specs
-    if config.model.neck is not None:
-        assert isinstance(model.backbone, BackboneWithFPN)
-        assert list(specs) == ["p2", "p3", "p4", "p5", "p6"][: len(config.model.anchors.sizes)]
-        assert [spec.stride for spec in specs.values()] == [4, 8, 16, 32, 64][: len(specs)]
-        assert {spec.channels for spec in specs.values()} == {config.model.neck.channels}
-    elif name.endswith("_c4.yaml"):
-        assert specs == {"c4": FeatureSpec(1024, 16)} and isinstance(model.roi_heads.box_head, Conv5Head)
-        assert not any(key.startswith("backbone.layer4") for key in model.state_dict())
-    else:
-        assert name == "coco_r50_dc5.yaml" and specs == {"c5": FeatureSpec(2048, 16)}
 
 
 @pytest.mark.parametrize("name", ["coco_r18.yaml", "coco_r50_c4.yaml", "coco_r50_dc5.yaml"])
@@ -85,6 +49,21 @@ def test_a_training_step_and_a_prediction(name: str) -> None:
     assert all(isinstance(one, Detections) and one.labels.max() < 3 for one in found)
     for one, (height, width) in zip(found, shapes, strict=True):
         assert len(one) and (one.boxes_xyxy <= torch.tensor([width, height, width, height])).all()
+
+
+def test_a_detector_of_voc_begins_with_the_rows_of_cocos(tmp_path: Path) -> None:
+    shape = ["model.backbone.depth=18", "model.neck.channels=16", "model.roi_heads.box_head.channels=8", *NO_WEIGHTS]
+    coco = load_config("coco_r50_torchvision.yaml", shape).config
+    names = ["airplane", "cat", "dining table", "zebra"]
+    source = wiring.build_model(coco, len(names))
+    state = {"kind": "detector", "config": config_to_dict(coco), "class_names": names, "model": source.state_dict()}
+    save_checkpoint(tmp_path / "coco.pt", {"format": "detres", "version": 1, "ema": None, **state})
+    config = load_config("voc_r50_from_coco.yaml", [*shape, f"model.weights={tmp_path / 'coco.pt'}"]).config
+    model = wiring.build_model(config, 3)
+    (report,) = wiring.load_initial_weights(model, config, ("aeroplane", "diningtable", "sofa"))
+    assert report.kept_classes == ("aeroplane", "diningtable") and report.initial_classes == ("sofa",)
+    rows, theirs = (m.roi_heads.box_predictor.cls_score.weight for m in (model, source))
+    assert torch.equal(rows[:3], theirs[[0, 1, 3]])  # the background comes first here
 
 
 def test_an_outside_class_that_is_not_there() -> None:
