@@ -56,7 +56,7 @@ class VocDataset:
         entries = [read_voc_xml(folder / "Annotations" / f"{stem}.xml") for stem in stems]
         self._drops = DropReport(f"{folder} ({split})")
         self._stems = PackedStrings(stems)
-        self._files = PackedStrings(_image_paths(folder, stems))
+        self._files = PackedStrings(image_paths(folder, stems))
         self._sizes_hw = np.array([entry.size_hw for entry in entries], dtype=np.int32)
         rows = [
             _Row(image, stem, found)
@@ -189,7 +189,7 @@ def _read_split(folder: Path, split: str) -> list[str]:
     return stems
 
 
-def _image_paths(folder: Path, stems: list[str]) -> list[str]:
+def image_paths(folder: Path, stems: list[str]) -> list[str]:
     """Where each image is; for one that is missing, where it should be (reading it then says so)."""
     images = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)
     if images is None:
