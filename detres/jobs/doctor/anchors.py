@@ -12,9 +12,10 @@ from detres.jobs.doctor.coverage import IOUS, SIZES, coverage_rows, grid_of, joi
 from detres.jobs.doctor.findings import MAX_EXAMPLES, Findings
 from detres.jobs.doctor.records import Split
 
-ENOUGH = {0.5: 0.9, 0.7: 0.5}
-"""The share of the objects of a group that should reach each IoU; a group of fewer objects is not judged."""
+ENOUGH = 0.9
+"""The share of a group's objects that should reach the first of IOUS; the second, which fewer do, is only shown."""
 FEWEST = 10
+"""A group of fewer objects is not judged."""
 
 
 def steps_of(config: Config) -> list[dict[str, Any]]:
@@ -76,8 +77,7 @@ def _falls_short(reached: np.ndarray, areas: np.ndarray) -> list[str]:
     texts = []
     for name, (low, high) in SIZES.items():
         mask = (areas >= low) & (areas < high)
-        for row, threshold in enumerate(IOUS):
-            share = reached[row, mask].mean() if mask.sum() >= FEWEST else 1.0
-            if share < ENOUGH[threshold]:
-                texts.append(f"{share:.0%} of the {name} objects reach IoU {threshold}")
+        share = reached[0, mask].mean() if mask.sum() >= FEWEST else 1.0
+        if share < ENOUGH:
+            texts.append(f"{share:.0%} of the {name} objects reach IoU {IOUS[0]}")
     return texts

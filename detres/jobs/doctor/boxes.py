@@ -71,7 +71,8 @@ def examples_of(split: Split, rows: np.ndarray, more: str = "") -> Iterator[Exam
     """An example for each of some boxes; `more` ends the text."""
     for row in rows.tolist():
         image = int(split.boxes.images[row])
-        text = f"{split.describe(image)}: {describe_box(split, row)}{more}"
+        found = split.images[image]
+        text = f"{split.name}: {describe_box(split, row)} in image {found.id!r} ({found.path}){more}"
         yield Example(text, shots_of(split, [row], image))
 
 

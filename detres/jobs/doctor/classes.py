@@ -19,10 +19,10 @@ def check_classes(splits: Sequence[Split], faults: Sequence[Faults], findings: F
     counts = count_classes(splits, faults)
     names = sorted({name for split in splits for name in split.class_names})
     roles = [role for role in ROLES if role in counts]
-    rows = [{"class": name, **{role: counts[role][name] for role in roles}} for name in names]
-    rows.sort(key=lambda row: -int(row[roles[0]]))
     balance = findings.by_key["class_balance"]
-    balance.rows, balance.of = rows, len(names)  # type: ignore[assignment]
+    balance.of = len(names)
+    for name in sorted(names, key=lambda name: -counts["train"][name]):
+        balance.rows.append({"class": name, **{role: counts[role][name] for role in roles}})
     _check_spelling(names, findings)
     train = counts["train"]
     present = {name: count for name, count in train.items() if count}
@@ -61,7 +61,7 @@ def _check_spelling(names: Sequence[str], findings: Findings) -> None:
 def _check_splits(
     splits: Sequence[Split], counts: dict[str, Counter[str]], names: Sequence[str], findings: Findings
 ) -> None:
-    """Classes with objects in training only, or in a judging split only; a class that training does not list stops it."""
+    """Classes with objects in training only or in a judging split only; one that training does not list stops it."""
     listed = {name for split in splits if split.role == "train" for name in split.class_names}
     judging = [role for role in ROLES[1:] if role in counts]
     for name in names:

@@ -93,13 +93,10 @@ def best_ious(boxes_xyxy: np.ndarray, sizes_hw: np.ndarray, grid: AnchorGrid) ->
         counts = -(-padded // stride)
         steps = padded // counts if grid.from_shape else np.full_like(counts, stride)
         for anchor in cells:
-            overlap_x = _best_overlap(
-                boxes_xyxy[:, 0::2], anchor[0::2], counts[:, 1], steps[:, 1], sizes_hw[:, 1], grid
-            )
-            overlap_y = _best_overlap(
-                boxes_xyxy[:, 1::2], anchor[1::2], counts[:, 0], steps[:, 0], sizes_hw[:, 0], grid
-            )
-            shared = overlap_x * overlap_y
+            shared = np.ones(len(boxes_xyxy))
+            for axis, side in ((0, 1), (1, 0)):  # x with widths, y with heights
+                spans, span = boxes_xyxy[:, axis::2], anchor[axis::2]
+                shared *= _best_overlap(spans, span, counts[:, side], steps[:, side], sizes_hw[:, side], grid)
             area = (anchor[2] - anchor[0]) * (anchor[3] - anchor[1])
             best = np.maximum(best, shared / (areas + area - shared))
     return best

@@ -77,9 +77,8 @@ def _plan(patient: Patient, number: int, leaked: set[int]) -> Cleaning:
         where = f"{split.name}: image {image.id!r}"
         actual = reading.size_hw if reading is not None else None
         if reading is None or reading.trouble or actual is None:
-            cleaning.remove_image(
-                position, f"{where} removed: {'no file name' if reading is None else reading.message}"
-            )
+            reason = "no file name" if reading is None else reading.message
+            cleaning.remove_image(position, f"{where} removed: {reason}")
         elif position in leaked:
             cleaning.remove_image(position, f"{where} removed: it is also in a split that measures")
         elif image.size_hw is None or image.size_hw == actual[::-1] != actual:

@@ -66,7 +66,7 @@ def _categories(entries: list[Any], split: Split, cleaning: Cleaning) -> tuple[d
     numbers: dict[int, int] = {}
     kept = []
     for entry in entries:
-        own = entry.get("id") if isinstance(entry, dict) else None
+        own: Any = entry.get("id") if isinstance(entry, dict) else None
         is_usable = isinstance(own, int) and is_id(own) and isinstance(entry.get("name"), str)
         if is_usable and own not in numbers and entry["name"] not in first:
             first[entry["name"]] = numbers[own] = own

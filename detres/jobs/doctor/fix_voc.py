@@ -99,6 +99,5 @@ def _link_images(split: Split, root: Path, cleaning: Cleaning) -> None:
         with suppress(OSError, NotImplementedError):
             link.symlink_to(source, target_is_directory=True)
             return
-        cleaning.changes.append(
-            f"{split.name}: links cannot be made here: put the images of {source} beside Annotations"
-        )
+        text = f"no link could be made: put the images of {source} beside Annotations"
+        cleaning.changes.append(f"{split.name}: {text}")

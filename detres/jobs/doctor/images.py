@@ -124,7 +124,7 @@ def _read(path: str, from_memory: Callable[[], np.ndarray] | None) -> Reading:
         return Reading("unreadable", str(error))
     size_hw = (pixels.shape[0], pixels.shape[1])
     own = hashlib.sha256(f"{size_hw}".encode())
-    own.update(np.ascontiguousarray(pixels))
+    own.update(np.ascontiguousarray(pixels).data)
     return Reading("", "", size_hw, file_hash, own.digest())
 
 

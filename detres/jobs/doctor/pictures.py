@@ -52,10 +52,13 @@ def draw_shot(shot: Shot) -> Image.Image | None:
             pen.rectangle([box[0] + left, box[1] + top, box[2] + left, box[3] + top], outline=_OTHERS)
     kept = [(box, name) for box, name in zip(boxes, shot.captions, strict=True) if all(map(math.isfinite, box))]
     moved = [_ordered([box[0] + left, box[1] + top, box[2] + left, box[3] + top]) for box, _ in kept]
-    drawn = draw_boxes(canvas, torch.tensor(moved).reshape(-1, 4), [name for _, name in kept], labels=[0] * len(kept))
+    ringed = [_is_drawable(box) and min(box[2] - box[0], box[3] - box[1]) < _SMALL for box in moved]
+    # A caption would cover what is small.
+    names = ["" if small else name for (_, name), small in zip(kept, ringed, strict=True)]
+    drawn = draw_boxes(canvas, torch.tensor(moved).reshape(-1, 4), names, labels=[0] * len(kept))
     pen = ImageDraw.Draw(drawn)
-    for x1, y1, x2, y2 in moved:
-        if min(x2 - x1, y2 - y1) < _SMALL and max(abs(value) for value in (x1, y1, x2, y2)) < 10 * SIDE:
+    for (x1, y1, x2, y2), small in zip(moved, ringed, strict=True):
+        if small:
             pen.ellipse([x1 - 12, y1 - 12, x2 + 12, y2 + 12], outline=_RING, width=2)
     return drawn
 
