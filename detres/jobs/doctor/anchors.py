@@ -10,7 +10,7 @@ from detres.data.annotations import clip_to_images
 from detres.jobs.doctor.boxes import Faults, examples_of, usable_boxes
 from detres.jobs.doctor.coverage import IOUS, SIZES, coverage_rows, grid_of, join, measure, training_sizes_of
 from detres.jobs.doctor.findings import MAX_EXAMPLES, Findings
-from detres.jobs.doctor.records import Split
+from detres.jobs.doctor.records import NO_SIZE, Split
 
 ENOUGH = 0.9
 """The share of a group's objects that should reach the first of IOUS; the second, which fewer do, is only shown."""
@@ -47,7 +47,8 @@ def check_anchors(
     for number, (split, found, sizes_hw) in enumerate(zip(splits, faults, sizes, strict=True)):
         if split.role != "train":
             continue
-        rows = np.flatnonzero(usable_boxes(found) & ~split.boxes.ignore)
+        has_size = sizes_hw[split.boxes.images, 0] < NO_SIZE
+        rows = np.flatnonzero(usable_boxes(found) & ~split.boxes.ignore & has_size)
         images = split.boxes.images[rows]
         boxes = clip_to_images(split.boxes.boxes_xyxy[rows], sizes_hw[images])
         variants = training_sizes_of(sizes_hw, steps_of(config))[images]

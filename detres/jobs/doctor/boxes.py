@@ -9,7 +9,7 @@ import numpy as np
 
 from detres.data.annotations import box_faults
 from detres.jobs.doctor.findings import MAX_EXAMPLES, Example, Findings, Shot
-from detres.jobs.doctor.records import Split
+from detres.jobs.doctor.records import NO_SIZE, Split
 
 UNUSABLE = ("boxes_not_finite", "boxes_without_size", "boxes_outside")
 OVERHANG = 1.0  # pixels beyond the border from which on a box counts as partly outside
@@ -33,7 +33,7 @@ def find_faults(split: Split, sizes_hw: np.ndarray, smallest_scale: np.ndarray) 
         xyxy = boxes.boxes_xyxy
         sides = (xyxy[:, 2:] - xyxy[:, :2]).min(axis=1)
         masks["boxes_partly_outside"] = usable & (overhang(xyxy, sizes) > OVERHANG)
-        masks["tiny_boxes"] = usable & (sides * scale < TINY)
+        masks["tiny_boxes"] = usable & (sides * scale < TINY) & (sizes[:, 0] < NO_SIZE)
     rounded = np.round(np.nan_to_num(xyxy, posinf=0, neginf=0), 2)
     place = np.column_stack([boxes.images, rounded])
     twice = _repeats(np.column_stack([place, boxes.labels]), usable)

@@ -52,7 +52,7 @@ def write_fixed(patient: Patient, target: Path) -> list[str]:
             leaked = {place.image for place in leaks if place.split == number}
             cleaning = _plan(patient, number, leaked)
             if len(cleaning.removed_images) == len(split.images):
-                raise ValueError(f"--fix: no usable image would be left in {split.name}; nothing was written")
+                raise ValueError(f"no usable image would be left in {split.name}")
             write = fix_coco if isinstance(split.settings, CocoDataset) else fix_voc
             settings = write(split, cleaning, folder, target)
             changes += cleaning.changes
@@ -84,7 +84,6 @@ def _plan(patient: Patient, number: int, leaked: set[int]) -> Cleaning:
         elif image.size_hw is None or image.size_hw == actual[::-1] != actual:
             if image.size_hw is None or size_trouble(image.path, image.size_hw, reading):
                 cleaning.sizes_hw[position] = actual
-                cleaning.changes.append(f"{where}: height and width are now {actual[0]} and {actual[1]}")
         elif size_trouble(image.path, image.size_hw, reading):
             cleaning.remove_image(position, f"{where} removed: the file is not of the annotated size")
     for key in _REMOVED:

@@ -11,6 +11,7 @@ from detres.data.coco_file import is_id, parse_instances
 from detres.files.atomic_file import atomic_file
 from detres.jobs.doctor.boxes import describe_box
 from detres.jobs.doctor.patient import Cleaning
+from detres.jobs.doctor.read_coco import LISTS
 from detres.jobs.doctor.records import Split
 
 
@@ -22,22 +23,24 @@ def fix_coco(split: Split, cleaning: Cleaning, folder: Path, target: Path) -> di
     content = parse_instances(split.source, keep_segmentation=True)
     if not isinstance(content, dict):
         raise DatasetError(f"{split.source}: the file has changed meanwhile; run the doctor again")
-    _settle_ids(content["images"], split, cleaning)
-    numbers, categories = _categories(content["categories"], split, cleaning)
+    lists = {key: content[key] if isinstance(content.get(key), list) else [] for key in LISTS}
+    _settle_ids(lists["images"], split, cleaning)
+    numbers, categories = _categories(lists["categories"], split, cleaning)
     images = []
     for position, image in enumerate(split.images):
         if position not in cleaning.removed_images:
-            entry = content["images"][image.entry]
-            height, width = cleaning.sizes_hw.get(position) or image.size_hw or (0, 0)
+            entry = lists["images"][image.entry]
+            new_hw = cleaning.new_size_hw(position, f"{split.name}: image {image.id!r}")
+            height, width = new_hw or image.size_hw or (0, 0)
             images.append({**entry, "height": height, "width": width})
-    annotations = _annotations(content["annotations"], numbers, split, cleaning)
+    annotations = _annotations(lists["annotations"], numbers, split, cleaning)
     name = _file_name(split, folder)
     with atomic_file(folder / name) as file:
         made = {**content, "images": images, "annotations": annotations, "categories": categories}
         file.write(json.dumps(made).encode())
-    left_out = len(content["images"]) - len(images) - len(cleaning.removed_images)
+    left_out = len(lists["images"]) - len(images) - len(cleaning.removed_images)
     if left_out > 0:
-        cleaning.changes.append(f"{split.name}: {left_out} entries of images left out: repeated or not in use")
+        cleaning.changes.append(f"{split.name}: image entries left out, repeated or not in use: {left_out}")
     limits = {key: "null" for key in ("image_ids", "max_images") if getattr(split.settings, key) is not None}
     return {"annotations": target / name, **limits}
 
@@ -89,11 +92,14 @@ def _annotations(entries: list[Any], numbers: dict[int, int], split: Split, clea
     spare = max((value for value in ids if isinstance(value, int) and is_id(value)), default=0)
     used: set[Any] = set()
     kept: list[Any] = []
+    unplaced = 0
     for number, entry in enumerate(entries):
         row = row_of.get(number)
         if row is None:
             if isinstance(entry, dict) and is_id(entry.get("image_id")) and entry["image_id"] in known:
                 cleaning.changes.append(f"{split.name}: annotation number {number} removed: unknown class")
+            else:
+                unplaced += 1
             continue
         if int(split.boxes.images[row]) in cleaning.removed_images:
             continue
@@ -109,8 +115,8 @@ def _annotations(entries: list[Any], numbers: dict[int, int], split: Split, clea
             entry["id"] = spare
         used.add(entry["id"])
         kept.append(entry)
-    if unplaced := len(entries) - len(row_of) - sum("unknown class" in line for line in cleaning.changes):
-        cleaning.changes.append(f"{split.name}: {unplaced} annotations left out: of images unknown or not in use")
+    if unplaced:
+        cleaning.changes.append(f"{split.name}: annotations left out, of images unknown or not in use: {unplaced}")
     return kept
 
 

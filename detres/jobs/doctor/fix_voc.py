@@ -28,6 +28,8 @@ def fix_voc(split: Split, cleaning: Cleaning, folder: Path, target: Path) -> dic
         if position in cleaning.removed_images:
             continue
         try:
+            if os.path.basename(image.id) != image.id:  # the copy would lie beside its folder
+                raise DatasetError("its name in the list is a path")
             tree = parse_xml(Path(annotation_file(split, position)))
         except DatasetError as error:
             cleaning.remove_image(position, f"{split.name}: image {image.id!r} removed: {error}")
@@ -37,7 +39,7 @@ def fix_voc(split: Split, cleaning: Cleaning, folder: Path, target: Path) -> dic
             file.write(ElementTree.tostring(tree, encoding="utf-8") + b"\n")
         stems.append(image.id)
     if not stems:
-        raise ValueError(f"--fix: no usable image would be left in {split.name}; nothing was written")
+        raise ValueError(f"no usable image would be left in {split.name}")
     settings: Any = split.settings
     lists = root / "ImageSets" / "Main"
     name = settings.split if not (lists / f"{settings.split}.txt").exists() else f"{split.name}_{settings.split}"
@@ -63,7 +65,7 @@ def _root(split: Split, folder: Path) -> Path:
 def _clean(tree: ElementTree.Element, position: int, rows: list[int], split: Split, cleaning: Cleaning) -> None:
     """Put the image's size in, take faulty objects out, and cut boxes at the border."""
     where = f"{split.name}: {split.images[position].id}.xml"
-    if (size_hw := cleaning.sizes_hw.get(position)) is not None:
+    if (size_hw := cleaning.new_size_hw(position, where)) is not None:
         for side, value in zip(("height", "width"), size_hw, strict=True):
             _set(tree, ("size", side), str(value))
     objects = tree.findall("object")

@@ -34,6 +34,13 @@ class Cleaning:
     cut_boxes: set[int] = field(default_factory=set)
     changes: list[str] = field(default_factory=list)
 
+    def new_size_hw(self, position: int, where: str) -> tuple[int, int] | None:
+        """The size to write for an image, which is a change; None where it stays."""
+        size_hw = self.sizes_hw.get(position)
+        if size_hw is not None:
+            self.changes.append(f"{where}: height and width are now {size_hw[0]} and {size_hw[1]}")
+        return size_hw
+
     def remove_image(self, position: int, text: str) -> None:
         """Leave an image out, with its boxes."""
         self.removed_images.add(position)

@@ -13,7 +13,7 @@ from detres.data.coco_file import is_id, parse_instances
 from detres.jobs.doctor.findings import Findings
 from detres.jobs.doctor.records import RawImage, Split, pack_boxes
 
-_LISTS = ("images", "annotations", "categories")
+LISTS = ("images", "annotations", "categories")
 
 
 def read_coco(settings: CocoDataset, name: str, findings: Findings) -> Split:
@@ -25,7 +25,7 @@ def read_coco(settings: CocoDataset, name: str, findings: Findings) -> Split:
     except DatasetError as error:
         findings.add("annotation_files", str(error))
         return split
-    images, annotations, categories = (_entries(content, key, split, findings) for key in _LISTS)
+    images, annotations, categories = (_entries(content, key, split, findings) for key in LISTS)
     label_of = _read_categories(categories, split, findings)
     everything = _read_images(images, split, findings)
     split.images = _choose(everything, settings, split, findings)

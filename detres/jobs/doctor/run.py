@@ -65,8 +65,15 @@ def doctor(
     content = {"config": loaded.name, "summary": summary, "checks": findings.to_dict()}
     write_text_atomically(folder / "doctor.html", page)
     write_text_atomically(folder / "doctor.json", json.dumps(content, indent=2) + "\n")
-    fixed = write_fixed(patient, Path(fix)) if fix is not None else ()
-    return Diagnosis(findings, summary, (folder / "doctor.html", folder / "doctor.json"), tuple(fixed))
+    return Diagnosis(findings, summary, (folder / "doctor.html", folder / "doctor.json"), _fixed(patient, fix))
+
+
+def _fixed(patient: Patient, fix: str | Path | None) -> tuple[str, ...]:
+    """Write the cleaned copy, or say why there is none: the findings must not be lost with it."""
+    try:
+        return tuple(write_fixed(patient, Path(fix))) if fix is not None else ()
+    except (ValueError, OSError) as error:
+        return (f"no cleaned copy was written: {error}",)
 
 
 def examine(config: Config, workers: int, progress: Progress) -> Patient:
@@ -113,10 +120,11 @@ def _check_loading(config: Config, findings: Findings) -> None:
 
 def _summary(name: str, patient: Patient) -> Sequence[str]:
     findings = patient.findings
-    lines = [
-        f"data.{split.name}: {len(split.images)} images, {len(split.boxes)} boxes, {len(split.class_names)} classes "
-        f"({split.source})"
-        for split in patient.splits
-    ]
+    lines = []
+    for split in patient.splits:
+        boxes = f"{len(split.boxes)} boxes, " if "tiny_boxes" in findings.by_key else ""
+        lines.append(
+            f"data.{split.name}: {len(split.images)} images, {boxes}{len(split.class_names)} classes ({split.source})"
+        )
     errors, warnings = findings.count("error"), findings.count("warning")
     return [*lines, f"{len(findings.by_key)} checks: {errors} with errors, {warnings} with warnings"]

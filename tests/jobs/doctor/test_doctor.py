@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from detres.data import image_io
+from detres.jobs.doctor.checks import CHECKS
 from tests.jobs.conftest import run_detres
 from tests.jobs.doctor.conftest import Clinic, found
 
@@ -51,6 +52,10 @@ PLANTED: dict[str, tuple[Callable[[Clinic], None], dict[str, int]]] = {
     "no image": (_file(lambda p: p.write_text("hello")), {"unreadable_images": 1}),
     "empty file": (_file(lambda p: p.write_bytes(b"")), {"unreadable_images": 1}),
     "a folder": (_file(lambda p: (p.unlink(), p.mkdir())), {"unreadable_images": 1}),
+    "missing and without size": (
+        _edit(lambda c: c["images"][0].update(file_name="absent.png", width=None)),
+        {"missing_images": 1, "image_entries": 1},
+    ),
     "other size": (_edit(lambda c: c["images"][0].update(width=90)), {"image_sizes": 1}),
     "no size": (_edit(lambda c: c["images"][0].pop("width")), {"image_entries": 1}),
     "no file name": (_edit(lambda c: c["images"][0].pop("file_name")), {"image_entries": 1}),
@@ -192,6 +197,17 @@ def test_one_set_as_both_splits(coco: Clinic) -> None:
     assert found(diagnosis) == {"same_split": 1}
 
 
+def test_a_class_of_the_users_own(coco: Clinic) -> None:
+    """It gives out only what it kept, and says what it left out."""
+    arguments = (
+        "{type: 'detres.data.coco:CocoDataset', args: {annotations: ROOT/coco/train.json, images: ROOT/coco/train}}"
+    )
+    own = f"data.train={arguments.replace('ROOT', str(coco.root))}"
+    assert found(coco.examine(own)) == {}
+    PLANTED["zero width"][0](coco)
+    assert found(coco.examine(own)) == {"annotation_files": 1}
+
+
 def test_class_balance(coco: Clinic) -> None:
     rows = [{"image_id": 3, "category_id": 7, "bbox": [0.5 + i % 20, i // 20, 16, 16]} for i in range(600)]
     coco.edit(lambda content: content["annotations"].extend(rows))
@@ -203,7 +219,7 @@ def test_class_balance(coco: Clinic) -> None:
 def test_the_command(coco: Clinic, tmp_path: Path) -> None:
     arguments = ("doctor", "--config", coco.config, "--output", tmp_path / "page")
     outcome = run_detres(*arguments)
-    assert outcome.code == 0 and "31 checks: 0 with errors, 0 with warnings" in outcome.out
+    assert outcome.code == 0 and f"{len(CHECKS)} checks: 0 with errors, 0 with warnings" in outcome.out
     assert "doctor.html" in outcome.out and (tmp_path / "page" / "doctor.json").is_file()
     assert "\r" not in outcome.err  # plain lines, as this is no terminal
     coco.edit(lambda content: content["images"][0].update(file_name="\x1b[31m\u202e.png"))

@@ -5,8 +5,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from detres.data.coco import CocoDataset
 from detres.data.voc import VocDataset
 from tests.jobs.conftest import run_detres
@@ -114,6 +112,19 @@ def test_everything_that_can_be_fixed_in_voc(voc: Clinic, tmp_path: Path) -> Non
     assert changes.count("\n") == 7 and "also in a split that measures" in changes
 
 
+def test_lists_cannot_lead_out_of_the_folder(voc: Clinic, tmp_path: Path) -> None:
+    root = tmp_path / "voc" / "VOC2007"
+    for folder, suffix in (("Annotations", "xml"), ("JPEGImages", "png")):
+        (root / folder / "sub").mkdir()
+        shutil.copy(root / folder / f"t0.{suffix}", root / folder / "sub" / f"t9.{suffix}")
+    for name, text in (("train", "../Annotations/t0\n"), ("val", "sub/t9\n")):
+        path = root / "ImageSets" / "Main" / f"{name}.txt"
+        path.write_text(path.read_text() + text)
+    before = _snapshot(tmp_path / "voc")
+    settings = _settings(voc, tmp_path / "fixed")
+    assert _snapshot(tmp_path / "voc") == before and found(voc.examine(*settings)) == {}
+
+
 def test_what_is_never_written_to(coco: Clinic, voc: Clinic, tmp_path: Path) -> None:
     """Both fixtures share the folder; the configuration is that of the second, VOC."""
     before = _snapshot(tmp_path)
@@ -130,6 +141,10 @@ def test_what_is_never_written_to(coco: Clinic, voc: Clinic, tmp_path: Path) -> 
 def test_a_split_without_a_usable_image(coco: Clinic, tmp_path: Path) -> None:
     for number in range(3):
         coco.image("val", number).unlink()
-    with pytest.raises(ValueError, match="no usable image would be left in val"):
-        coco.examine(fix=tmp_path / "fixed")
-    assert not (tmp_path / "fixed").exists() and not list(tmp_path.glob(".fixed*"))
+    diagnosis = coco.examine(fix=tmp_path / "fixed")
+    assert diagnosis.fixed == ("no cleaned copy was written: no usable image would be left in val",)
+    assert (
+        found(diagnosis)["missing_images"] == 3
+        and not (tmp_path / "fixed").exists()
+        and not list(tmp_path.glob(".fixed*"))
+    )
