@@ -15,6 +15,7 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
 def doctor(arguments: argparse.Namespace) -> int:
     from detres.config import load_config
     from detres.jobs.doctor import doctor
+    from detres.structures.drawing import printable
 
     if arguments.workers is not None and arguments.workers < 1:
         raise ValueError(f"--workers: got {arguments.workers}, expected at least 1")
@@ -26,6 +27,7 @@ def doctor(arguments: argparse.Namespace) -> int:
     finally:
         shown.finish()
     print(f"{diagnosis.findings.table()}\n")
-    print("\n".join([*diagnosis.summary, *diagnosis.fixed]))
+    for line in (*diagnosis.summary, *diagnosis.fixed):
+        print(printable(line))
     print_paths(diagnosis.written)
     return int(diagnosis.findings.count("error") > 0)

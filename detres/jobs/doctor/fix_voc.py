@@ -45,7 +45,7 @@ def fix_voc(split: Split, cleaning: Cleaning, folder: Path, target: Path) -> dic
     name = settings.split if not (lists / f"{settings.split}.txt").exists() else f"{split.name}_{settings.split}"
     write_text_atomically(lists / f"{name}.txt", "".join(f"{stem}\n" for stem in stems))
     _link_images(split, root, cleaning)
-    found = {"root": target / root.name, "split": name}
+    found = {"root": target / root.name} | ({"split": name} if name != settings.split else {})
     return found | ({"max_images": "null"} if settings.max_images is not None else {})
 
 
