@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from detres.cli import exchange, judging, looking, training
+from detres.cli import exchange, health, judging, looking, training
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -89,5 +89,6 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Command, s
         looking.architecture,
         "print layers, sizes, parameters, multiply-adds",
     ),
+    "doctor": (health.add_doctor, health.doctor, "check a data set and a configuration before training"),
     "config": (looking.add_config_command, looking.config, "show a resolved configuration"),
 }

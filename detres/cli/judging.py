@@ -2,11 +2,9 @@
 
 import argparse
 import re
-import sys
-import time
 from pathlib import Path
 
-from detres.cli.shared import add_config, print_paths
+from detres.cli.shared import ProgressLine, add_config, print_paths
 
 
 def add_eval(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +77,7 @@ def predict(arguments: argparse.Namespace) -> int:
     from detres.api import load
     from detres.jobs.predict import predict_to_folder
 
-    shown = _ProgressLine()
+    shown = ProgressLine()
     summary = predict_to_folder(
         load(arguments.weights, arguments.device, trust_code=arguments.trust_code),
         arguments.sources,
@@ -97,25 +95,3 @@ def predict(arguments: argparse.Namespace) -> int:
     if len(summary.pictures) > 3:
         print(f"  ... and {len(summary.pictures) - 3} more pictures")
     return 0
-
-
-class _ProgressLine:
-    """Files done: one line that is written over on a terminal, a line every ten seconds elsewhere."""
-
-    def __init__(self) -> None:
-        self._on_terminal = sys.stderr.isatty()
-        self._last = 0.0
-
-    def update(self, done: int, total: int | None, name: str) -> None:
-        """Say how far it is."""
-        now = time.monotonic()
-        if now - self._last < (0.1 if self._on_terminal else 10.0):
-            return
-        self._last = now
-        text = f"{done}/{total if total is not None else '?'} {name}"
-        print(f"\r\x1b[K{text}" if self._on_terminal else text, end="" if self._on_terminal else "\n", file=sys.stderr)
-
-    def finish(self) -> None:
-        """Clear the line."""
-        if self._on_terminal:
-            print("\r\x1b[K", end="", file=sys.stderr)

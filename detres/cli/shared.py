@@ -1,6 +1,8 @@
 """What several commands say and ask alike."""
 
 import argparse
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,3 +17,25 @@ def print_paths(paths: Sequence[Path]) -> None:
     """The files that were written, one a line."""
     for path in paths:
         print(f"  {path}")
+
+
+class ProgressLine:
+    """Files done: one line that is written over on a terminal, a line every ten seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self._on_terminal = sys.stderr.isatty()
+        self._last = 0.0
+
+    def update(self, done: int, total: int | None, name: str) -> None:
+        """Say how far it is."""
+        now = time.monotonic()
+        if now - self._last < (0.1 if self._on_terminal else 10.0):
+            return
+        self._last = now
+        text = f"{done}/{total if total is not None else '?'} {name}"
+        print(f"\r\x1b[K{text}" if self._on_terminal else text, end="" if self._on_terminal else "\n", file=sys.stderr)
+
+    def finish(self) -> None:
+        """Clear the line."""
+        if self._on_terminal:
+            print("\r\x1b[K", end="", file=sys.stderr)

@@ -120,8 +120,8 @@ class CocoDataset:
         known = [entry for entry in entries if self._is_known(entry, index_of, label_of, all_ids)]
         images = np.array([index_of[entry["image_id"]] for entry in known], dtype=np.int64)
         labels = np.array([label_of[entry["category_id"]] for entry in known], dtype=np.int32)
-        xywh = np.array([_bbox(entry) for entry in known], dtype=np.float64).reshape(-1, 4)
-        area = np.array([_number(entry.get("area")) for entry in known], dtype=np.float64)
+        xywh = np.array([read_bbox(entry) for entry in known], dtype=np.float64).reshape(-1, 4)
+        area = np.array([read_number(entry.get("area")) for entry in known], dtype=np.float64)
         crowd = np.array([bool(entry.get("iscrowd", 0)) for entry in known], dtype=bool)
 
         with np.errstate(over="ignore", invalid="ignore"):
@@ -135,7 +135,7 @@ class CocoDataset:
             rows = np.flatnonzero(faulty)
             usable[rows] = False
             if len(rows):
-                self._drops.add(reason, _describe(known[rows[0]]), len(rows))
+                self._drops.add(reason, describe_annotation(known[rows[0]]), len(rows))
         order = np.flatnonzero(usable)
         order = order[np.argsort(images[order], kind="stable")]
 
@@ -154,10 +154,10 @@ class CocoDataset:
         """Whether an annotation belongs to a chosen image and a listed category; what belongs nowhere is counted."""
         image, category = entry.get("image_id"), entry.get("category_id")
         if not _is_in(image, all_ids):
-            self._drops.add("an unknown image", _describe(entry))
+            self._drops.add("an unknown image", describe_annotation(entry))
             return False
         if not _is_in(category, label_of):
-            self._drops.add("an unknown category", _describe(entry))
+            self._drops.add("an unknown category", describe_annotation(entry))
             return False
         return image in index_of
 
@@ -166,22 +166,24 @@ def _is_in(key: Any, known: Any) -> bool:
     return isinstance(key, int | str) and key in known
 
 
-def _number(value: Any) -> float:
+def read_number(value: Any) -> float:
+    """A number of the file; NaN for anything else, infinity for one beyond all bounds."""
     try:
         return float(value) if isinstance(value, int | float) else float("nan")
     except OverflowError:  # an integer of more than 308 digits
         return float("inf")
 
 
-def _bbox(entry: dict[str, Any]) -> list[float]:
+def read_bbox(entry: dict[str, Any]) -> list[float]:
     """The annotation's box; four NaN where it is not a list of four numbers."""
     bbox = entry.get("bbox")
     if not isinstance(bbox, list) or len(bbox) != 4:
         return [float("nan")] * 4
-    return [_number(value) for value in bbox]
+    return [read_number(value) for value in bbox]
 
 
-def _describe(entry: dict[str, Any]) -> str:
+def describe_annotation(entry: dict[str, Any]) -> str:
+    """An annotation in one line, for a message."""
     shown = [f"{key} {entry.get(key)!r}" for key in ("image_id", "category_id")]
     shown += [f"{key} {reprlib.repr(entry[key])}" for key in ("bbox", "area") if key in entry]
     return f"annotation {entry.get('id')!r}: {', '.join(shown)}"

@@ -11,11 +11,14 @@ import numpy as np
 from detres.data.annotations import DatasetError
 
 
-def load_instances(path: str) -> dict[str, Any]:
-    """The parsed file, checked to have COCO's three lists. Polygons are dropped while parsing, to bound memory."""
+def parse_instances(path: str, keep_segmentation: bool = False) -> Any:
+    """The JSON in a file, whatever it holds. Polygons are dropped while parsing, to bound memory, unless kept.
+
+    Raises DatasetError for a file that is missing, cannot be read, or is not JSON.
+    """
     try:
         with open(path, encoding="utf-8-sig") as file:
-            content = json.load(file, object_hook=_without_segmentation)
+            return json.load(file, object_hook=None if keep_segmentation else _without_segmentation)
     except FileNotFoundError:
         raise DatasetError(
             f"{path}: the annotation file does not exist; check the path (relative ones are below DETRES_DATASETS)"
@@ -24,6 +27,11 @@ def load_instances(path: str) -> dict[str, Any]:
         raise DatasetError(f"{path}: the annotation file cannot be read ({error})") from error
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or a number of thousands of digits
         raise DatasetError(f"{path}: not JSON ({error}); fetch or export the file again") from error
+
+
+def load_instances(path: str) -> dict[str, Any]:
+    """The parsed file without polygons, checked to have COCO's three lists."""
+    content = parse_instances(path)
     if isinstance(content, list):
         raise DatasetError(
             f"{path}: expected a COCO instances file (an object with images, annotations and categories), got a list; "
@@ -51,7 +59,7 @@ def _without_segmentation(entry: dict[str, Any]) -> dict[str, Any]:
 def unique_ids(entries: list[dict[str, Any]], what: str, path: str) -> set[int | str]:
     """The ids of `entries`, each an integer or a string and used once."""
     ids: list[Any] = [entry.get("id") for entry in entries]
-    wrong = next((i for i, value in enumerate(ids) if not _is_id(value)), None)
+    wrong = next((i for i, value in enumerate(ids) if not is_id(value)), None)
     if wrong is not None:
         raise DatasetError(
             f"{path}: {what} number {wrong} has no usable id: expected an integer of at most 64 bits, got "
@@ -67,7 +75,8 @@ def unique_ids(entries: list[dict[str, Any]], what: str, path: str) -> set[int |
     return unique
 
 
-def _is_id(value: Any) -> bool:
+def is_id(value: Any) -> bool:
+    """Whether something can be the id of an image or an annotation."""
     return isinstance(value, str) or (isinstance(value, int) and -(2**63) <= value < 2**63)
 
 

@@ -58,7 +58,7 @@ class VocDataset:
         folder = Path(root)
         stems = _read_split(folder, split)[:max_images]
         xml_files = [folder / "Annotations" / f"{stem}.xml" for stem in stems] if annotated else None
-        self._read(f"{folder} ({split})", stems, xml_files, _image_paths(folder, stems), class_names, use_difficult)
+        self._read(f"{folder} ({split})", stems, xml_files, image_paths(folder, stems), class_names, use_difficult)
         self._drops.settle(on_bad_box)
 
     def _read(
@@ -212,7 +212,7 @@ def _read_split(folder: Path, split: str) -> list[str]:
     return stems
 
 
-def _image_paths(folder: Path, stems: list[str]) -> list[str]:
+def image_paths(folder: Path, stems: list[str]) -> list[str]:
     """Where each image is; for one that is missing, where it should be (reading it then says so)."""
     images = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), None)
     if images is None:

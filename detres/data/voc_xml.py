@@ -26,8 +26,8 @@ class VocAnnotation(NamedTuple):
 
 def read_voc_xml(path: Path) -> VocAnnotation:
     """Read `path`. Raises DatasetError when it is missing, no XML, declares entities, or lacks the image's size."""
-    root = _parse(path)
-    height, width = (_value(root, f"size/{side}") for side in ("height", "width"))
+    root = parse_xml(path)
+    height, width = (read_value(root, f"size/{side}") for side in ("height", "width"))
     if not (1 <= height < 2**31 and 1 <= width < 2**31):  # NaN fails both
         raise DatasetError(
             f"{path}: the annotation has no usable <size>: expected positive <width> and <height>, got "
@@ -36,8 +36,11 @@ def read_voc_xml(path: Path) -> VocAnnotation:
     return VocAnnotation((int(height), int(width)), [_read_object(entry, path) for entry in root.findall("object")])
 
 
-def _parse(path: Path) -> ElementTree.Element:
-    """The tree of an XML file. Document types are refused: entities can expand without bound or read other files."""
+def parse_xml(path: Path) -> ElementTree.Element:
+    """The tree of an XML file. Document types are refused: entities can expand without bound or read other files.
+
+    Raises DatasetError for a file that is missing, cannot be read, is not XML, or declares a document type.
+    """
 
     def refuse(*_: object) -> None:
         raise DatasetError(f"{path}: the XML declares a document type, which is refused; remove <!DOCTYPE ...>")
@@ -64,11 +67,11 @@ def _read_object(entry: ElementTree.Element, path: Path) -> VocObject:
     name = (entry.findtext("name") or "").strip()
     if not name:
         raise DatasetError(f"{path}: an <object> has no <name>; name its class or remove it")
-    x1, y1, x2, y2 = (_value(entry, f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax"))
-    return VocObject(name, (x1, y1, x2, y2), _value(entry, "difficult") == 1)
+    x1, y1, x2, y2 = (read_value(entry, f"bndbox/{corner}") for corner in ("xmin", "ymin", "xmax", "ymax"))
+    return VocObject(name, (x1, y1, x2, y2), read_value(entry, "difficult") == 1)
 
 
-def _value(entry: ElementTree.Element, where: str) -> float:
+def read_value(entry: ElementTree.Element, where: str) -> float:
     """The number at `where`; NaN when it is missing or no number."""
     try:
         return float(entry.findtext(where) or "nan")

@@ -11,6 +11,9 @@ from detres.wiring.datasets import (
     build_train_loader,
     build_transforms,
     data_root,
+    is_held_out,
+    own_paths,
+    with_image_folder,
 )
 from detres.wiring.foreign import class_names_of, implied_config
 from detres.wiring.networks import build_backbone, build_detector, build_model, load_initial_weights, load_whole_model
@@ -30,9 +33,12 @@ __all__ = [
     "class_names_of",
     "data_root",
     "implied_config",
+    "is_held_out",
     "load_initial_weights",
     "load_whole_model",
     "model_from_checkpoint",
+    "own_paths",
     "predictor_from_checkpoint",
     "refuse_named_code",
+    "with_image_folder",
 ]

@@ -59,11 +59,13 @@ def build_dataset(
 
 
 def _build_own(settings: data_settings.OwnDataset, on_bad_box: str) -> DetectionDataset:
+    return open_own_data(*own_paths(settings), on_bad_box=on_bad_box)
+
+
+def own_paths(settings: data_settings.OwnDataset) -> tuple[Path, Path]:
+    """Where the annotations and the images of the user's own data are; ValueError where nothing is there."""
     assert settings.annotations is not None and settings.images is not None, "checked by the schema, or filled in"
-    places = [
-        _own_path(text, name) for name, text in (("annotations", settings.annotations), ("images", settings.images))
-    ]
-    return open_own_data(*places, on_bad_box=on_bad_box)
+    return _own_path(settings.annotations, "annotations"), _own_path(settings.images, "images")
 
 
 def _own_path(text: str, name: str) -> Path:
@@ -83,7 +85,7 @@ def build_train_dataset(config: Config) -> AnyDataset:
     if isinstance(config.model, model_settings.ClassifierSettings):
         return dataset
     detection = cast(DetectionDataset, dataset)
-    if _is_held_out(config.data.val):
+    if is_held_out(config.data.val):
         detection = SubsetDataset(detection, _held_out(detection, config.data.val)[0])
     if not config.data.keep_empty_images:
         detection = SubsetDataset(detection, images_with_objects(detection))
@@ -100,13 +102,14 @@ def _joined(config: Config) -> AnyDataset:
     return JoinedDataset(cast(Any, parts))
 
 
-def _is_held_out(settings: data_settings.Dataset) -> bool:
+def is_held_out(settings: data_settings.Dataset) -> bool:
+    """Whether an entry of `data` stands for some of the training images."""
     return isinstance(settings, data_settings.OwnDataset) and settings.annotations is None
 
 
 def _held_out(dataset: DetectionDataset, settings: data_settings.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Indices of what stays in the training set, and of what data.val takes from it."""
-    assert isinstance(settings, data_settings.OwnDataset), "asked by _is_held_out"
+    assert isinstance(settings, data_settings.OwnDataset), "asked by is_held_out"
     return hold_out((dataset.image_id(i) for i in range(len(dataset))), settings.held_out)
 
 
@@ -115,13 +118,18 @@ def build_split(config: Config, split: str = "val", class_names: Sequence[str] |
     settings = config.data.val if split == "val" else config.data.test
     if settings is None:
         raise ValueError(f"data.{split}: the configuration has no {split} set; add one, or evaluate on val")
-    if _is_held_out(settings):
+    if is_held_out(settings):
         dataset = cast(DetectionDataset, _joined(config))
         return SubsetDataset(dataset, _held_out(dataset, settings)[1])
+    return build_dataset(with_image_folder(settings, config), config.data.on_bad_box, class_names)
+
+
+def with_image_folder(settings: data_settings.Dataset, config: Config) -> data_settings.Dataset:
+    """An entry of `data`; where it is of the user's own and names no folder of images, that of data.train is meant."""
     first = config.data.train[0]
     if isinstance(settings, data_settings.OwnDataset) and isinstance(first, data_settings.OwnDataset):
-        settings = settings.model_copy(update={"images": settings.images or first.images})
-    return build_dataset(settings, config.data.on_bad_box, class_names)
+        return settings.model_copy(update={"images": settings.images or first.images})
+    return settings
 
 
 def build_eval_dataset(config: Config, class_names: Sequence[str], split: str = "val") -> AnyDataset:

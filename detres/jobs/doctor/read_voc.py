@@ -1,0 +1,109 @@
+"""Reading a VOC folder to the end, whatever is wrong in it."""
+
+import os
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from detres import wiring
+from detres.config.data import VocDataset
+from detres.data.annotations import DatasetError
+from detres.data.voc import image_paths
+from detres.data.voc_xml import parse_xml, read_value
+from detres.jobs.doctor.findings import Findings
+from detres.jobs.doctor.records import RawImage, Split, pack_boxes
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+def read_voc(settings: VocDataset, name: str, findings: Findings) -> Split:
+    """The split as its files have it; what is wrong with files, entries and ids goes to `findings`."""
+    root = wiring.data_root() / settings.root
+    split = Split(name, settings, str(root))
+    stems = _read_stems(root, settings.split, split, findings)[: settings.max_images]
+    try:
+        paths = image_paths(root, stems)
+    except (DatasetError, OSError) as error:
+        findings.add("annotation_files", str(error))
+        paths = [str(root / "JPEGImages" / f"{stem}.jpg") for stem in stems]
+    trees = [_parse(root / "Annotations" / f"{stem}.xml", findings) for stem in stems]
+    for stem, path, tree in zip(stems, paths, trees, strict=True):
+        size = None if tree is None else _read_size(tree, f"{name}: {stem}.xml", findings)
+        split.images.append(RawImage(stem, path, size))
+    _read_objects(trees, settings, split, findings)
+    return split
+
+
+def _read_stems(root: Path, list_name: str, split: Split, findings: Findings) -> list[str]:
+    """The names in the split's list, each once."""
+    path = root / "ImageSets" / "Main" / f"{list_name}.txt"
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        findings.add("annotation_files", f"{path}: the split cannot be read ({error})")
+        return []
+    stems = [line.split()[0] for line in lines if line.strip()]
+    if not stems:
+        findings.add("annotation_files", f"{path}: the split lists no images")
+    seen: set[str] = set()
+    for stem in stems:
+        if stem in seen:
+            findings.add("image_ids", f"{split.name}: {path} lists {stem!r} more than once")
+        seen.add(stem)
+    return list(dict.fromkeys(stems))
+
+
+def _parse(path: Path, findings: Findings) -> ElementTree.Element | None:
+    try:
+        return parse_xml(path)
+    except DatasetError as error:
+        findings.add("annotation_files", str(error))
+        return None
+
+
+def _read_size(tree: ElementTree.Element, where: str, findings: Findings) -> tuple[int, int] | None:
+    height, width = (read_value(tree, f"size/{side}") for side in ("height", "width"))
+    if 1 <= height < 2**31 and 1 <= width < 2**31:  # NaN fails both
+        return int(height), int(width)
+    found = f"{tree.findtext('size/width')!r} and {tree.findtext('size/height')!r}"
+    findings.add("image_entries", f"{where}: needs a positive width and height, got {found}")
+    return None
+
+
+def _read_objects(
+    trees: list[ElementTree.Element | None], settings: VocDataset, split: Split, findings: Findings
+) -> None:
+    """The boxes and class names; classes that the configuration does not name are reported."""
+    rows: list[tuple[int, int, str, list[float], bool]] = []
+    for image, tree in enumerate(trees):
+        for number, entry in enumerate(tree.findall("object") if tree is not None else ()):
+            name = (entry.findtext("name") or "").strip()
+            if not name:
+                text = f"{split.name}: object {number} in {split.images[image].id}.xml has no <name>"
+                findings.add("annotation_files", text)
+                continue
+            corners = [read_value(entry, f"bndbox/{corner}") for corner in CORNERS]
+            rows.append((image, number, name, corners, read_value(entry, "difficult") == 1))
+    names = settings.class_names or sorted({row[2] for row in rows})
+    if not names:
+        findings.add("annotation_files", f"{split.source} ({settings.split}): no object is annotated: no classes")
+    split.class_names = tuple(dict.fromkeys(names))
+    label_of = {name: label for label, name in enumerate(split.class_names)}
+    for row in rows:
+        if row[2] not in label_of:
+            text = f"{split.name}: {row[2]!r} in {split.images[row[0]].id}.xml is not in class_names"
+            findings.add("unknown_categories", text, severity="warning")
+    kept: list[Any] = [row for row in rows if row[2] in label_of]
+    split.boxes = pack_boxes(
+        [row[3] for row in kept],
+        [row[0] for row in kept],
+        [label_of[row[2]] for row in kept],
+        [row[4] and not settings.use_difficult for row in kept],
+        [row[1] for row in kept],
+        inclusive=True,
+    )
+
+
+def annotation_file(split: Split, image: int) -> str:
+    """The XML file of an image."""
+    return os.path.join(split.source, "Annotations", f"{split.images[image].id}.xml")
