@@ -31,8 +31,8 @@ class Sweep:
 
     @property
     def reach(self) -> int:
-        """How many neighbours on either side a point is averaged with: a twentieth of the sweep in all."""
-        return max(self.planned // 40, 1)
+        """How many neighbours on either side a point is averaged with: a tenth of the sweep in all."""
+        return max(self.planned // 20, 1)
 
     @property
     def smoothed(self) -> tuple[float, ...]:
@@ -52,6 +52,14 @@ class Sweep:
             return None
         lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
         return lowest if lowest >= first else None
+
+    def is_noisy(self) -> bool:
+        """Whether the loss fell by less than twice its usual distance from the mean of its neighbours."""
+        lowest, smoothed = self.lowest(), self.smoothed
+        if lowest is None:
+            return True
+        squares = [(loss - mean) ** 2 for loss, mean in zip(self.losses[:lowest], smoothed, strict=False)]
+        return smoothed[self.reach] - smoothed[lowest] < 2 * math.sqrt(sum(squares) / len(squares))
 
     def steepest(self) -> int | None:
         """The point up to the lowest at which the loss falls most per unit of log rate; None where there is none."""

@@ -42,9 +42,12 @@ class FoundRates:
         """What to print: the suggestions, why the sweep ended, and the batch that the rates belong to."""
         done = f"{len(self.sweep.losses)} of {self.sweep.planned} rates: {self.sweep.ended}"
         lines = [f"  {name:<20} {rate:.2g}" for name, rate in self.suggestions.items()]
-        lines = lines or [
-            "no suggestion: the loss did not fall before that; look at the picture, change --from and --to"
-        ]
+        if not lines:
+            lines = ["no suggestion: the loss did not fall first; look at the picture, then change --from and --to"]
+        elif self.sweep.is_noisy():
+            lines.append(
+                "caution: the loss fell by little more than its noise; more --steps would show the rate better"
+            )
         belongs = f"values of train.optimizer.lr for batches of {self.batch_size} images"
         if self.images_per_step != self.batch_size:
             belongs += f" (reference_batch_size); at {self.images_per_step}, the optimizer got {self.applied:g} of them"
