@@ -47,11 +47,9 @@ class Sweep:
     def lowest(self) -> int | None:
         """The point of the lowest smoothed loss; None when the loss never fell enough to speak of one."""
         smoothed = self.smoothed
-        first = 2 * self.reach  # those before it have no slope, or the same neighbours
-        if len(smoothed) <= first:
-            return None
-        lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
-        return lowest if lowest >= first else None
+        full = range(self.reach, len(smoothed) - self.reach)  # averages of equally many, the only ones to compare
+        lowest = min(full, key=smoothed.__getitem__, default=0)
+        return lowest if lowest >= 2 * self.reach else None
 
     def is_noisy(self) -> bool:
         """Whether the loss fell by less than twice its usual distance from the mean of its neighbours."""
@@ -69,7 +67,7 @@ class Sweep:
         smoothed, around = self.smoothed, range(-self.reach, self.reach + 1)
         slopes = {
             i: sum(j * smoothed[i + j] for j in around)  # of the least-squares line, up to a factor
-            for i in range(self.reach, min(lowest, len(smoothed) - 1 - self.reach) + 1)
+            for i in range(self.reach, lowest + 1)
         }
         best = min(slopes, key=slopes.__getitem__, default=None)
         return best if best is not None and slopes[best] < 0 else None

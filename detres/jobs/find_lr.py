@@ -45,9 +45,7 @@ class FoundRates:
         if not lines:
             lines = ["no suggestion: the loss did not fall first; look at the picture, then change --from and --to"]
         elif self.sweep.is_noisy():
-            lines.append(
-                "caution: the loss fell by little more than its noise; more --steps would show the rate better"
-            )
+            lines.append("caution: the loss fell by little more than its noise; more --steps show the rate better")
         belongs = f"values of train.optimizer.lr for batches of {self.batch_size} images"
         if self.images_per_step != self.batch_size:
             belongs += f" (reference_batch_size); at {self.images_per_step}, the optimizer got {self.applied:g} of them"
@@ -70,7 +68,8 @@ def find_lr(
     `low` and `high` go by the optimizer.
     """
     bounds = BOUNDS[loaded.config.train.optimizer.type]
-    rates = exponential_rates(low or bounds[0], high or bounds[1], steps)
+    low, high = (given if given is not None else bound for given, bound in zip((low, high), bounds, strict=True))
+    rates = exponential_rates(low, high, steps)
     if stop_above <= 1:
         raise ValueError(f"stop_above: got {stop_above:g}, expected more than 1: a multiple of the lowest loss")
     folder = Path(output) if output is not None else Path("runs") / f"find_lr_{loaded.name}"
