@@ -76,9 +76,8 @@ def test_the_scaling_to_the_batch_is_undone(
 ) -> None:
     options = ("train.batch_size=2", f"train.lr_scaling={rule}", "--steps", 10, "--to", 10)
     plain = ("--from", 1e-4 * applied, "--to", 10 * applied)
-    assert (
-        detres("find-lr", "--config", workshop.pretrain_config, *options, *plain, "--output", tmp_path / "a").code == 0
-    )
+    command = ("find-lr", "--config", workshop.pretrain_config, *options)
+    assert detres(*command, *plain, "--output", tmp_path / "a").code == 0
     scaled = ("--from", 1e-4, "train.reference_batch_size=8", "--output", tmp_path / "b")
     outcome = detres(*command, *scaled)
     assert outcome.code == 0, outcome.err
