@@ -65,6 +65,7 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Command, str]] = {
     "train": (training.add_train, training.train, "train a detector and report its mAP"),
     "pretrain": (training.add_train, training.pretrain, "train a classifier, for a detector to start from"),
+    "find-lr": (training.add_find_lr, training.find_lr, "find the learning rate of a configuration"),
     "eval": (judging.add_eval, judging.evaluate, "evaluate weights or an existing results file"),
     "predict": (judging.add_predict, judging.predict, "detect in, or label, images, folders and videos"),
     "convert": (exchange.add_convert, exchange.convert, "bring weights from one toolkit's format into another's"),

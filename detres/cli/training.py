@@ -1,6 +1,7 @@
-"""`detres train`, `detres pretrain`, `detres recompute-norms`: what ends in a checkpoint."""
+"""`detres train`, `pretrain`, `recompute-norms`, which end in a checkpoint, and `find-lr`, which comes before."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from detres.cli.shared import add_config, print_paths
@@ -33,6 +34,34 @@ def _run_training(arguments: argparse.Namespace, kind: str) -> int:
     print(f"\n{result.evaluation.metrics.table()}\n")
     print(f"trained {summary.steps} steps in {summary.seconds:.0f} s; the table is of the best weights")
     print_paths([summary.best_checkpoint or summary.last_checkpoint, *result.written])
+    return 0
+
+
+def add_find_lr(parser: argparse.ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument("--from", dest="low", type=float, metavar="LR", help="default: 1e-5 for SGD, 1e-6 for AdamW")
+    parser.add_argument("--to", dest="high", type=float, metavar="LR", help="default: 10 for SGD, 1 for AdamW")
+    parser.add_argument("--steps", type=int, default=100, help="default: 100")
+    parser.add_argument(
+        "--stop-above", type=float, default=4.0, metavar="N", help="end at N times the lowest loss; default: 4"
+    )
+    parser.add_argument("--output", help="folder for find_lr.png and find_lr.json; default: runs/find_lr_CONFIG")
+
+
+def find_lr(arguments: argparse.Namespace) -> int:
+    from detres.config import load_config
+    from detres.jobs.find_lr import find_lr
+
+    loaded = load_config(arguments.config, arguments.overrides)
+    options = {name: getattr(arguments, name) for name in ("low", "high", "steps", "stop_above")}
+    found = find_lr(loaded, arguments.output, **options)
+    print(found.describe())
+    kept = [text for text in arguments.overrides if not text.startswith("train.optimizer.lr=")]
+    tool = "pretrain" if loaded.config.model.type == "classifier" else "train_net"
+    for name, rate in found.suggestions.items():
+        command = ["python", f"tools/{tool}.py", "--config", arguments.config, *kept, f"train.optimizer.lr={rate:.2g}"]
+        print(f"{name}:\n  {shlex.join(command)}")
+    print_paths(found.written)
     return 0
 
 

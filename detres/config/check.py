@@ -1,7 +1,7 @@
 """A tree of values to a Config, or to a ConfigError that lists every mistake with its place."""
 
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -68,7 +68,8 @@ def _what_is_wrong(entry: Any, place: Place) -> str:
         return f"got {show_value(value)}, expected one of {one_of(options)}{hint_for_value(value, options)}"
     if kind.endswith("_too_short") or kind in ("too_short", "too_long"):
         return f"got {show_value(value)}; {message[0].lower()}{message[1:]}"
-    return f"got {show_value(value)}, expected {_expectation(message)}"
+    words = [str(word) for part in get_args(place.annotation) if get_origin(part) is Literal for word in get_args(part)]
+    return f"got {show_value(value)}, expected {one_of([_expectation(message), *words])}{hint_for_value(value, words)}"
 
 
 def _expectation(message: str) -> str:

@@ -58,6 +58,18 @@ class ByType:
         return core_schema.tagged_union_schema(choices, discriminator=choose)
 
 
+class OrAuto:
+    """Marks a number that may also be the text "auto": `Annotated[int | Literal["auto"], OrAuto()]`, above 0."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def check(value: object, number: core_schema.ValidatorFunctionWrapHandler) -> object:
+            return value if value == "auto" else number(value)
+
+        as_it_is = core_schema.plain_serializer_function_ser_schema(lambda value: value)
+        number = core_schema.int_schema(gt=0, strict=True)
+        return core_schema.no_info_wrap_validator_function(check, number, serialization=as_it_is)
+
+
 def type_tags(variant: type[Settings]) -> tuple[str, ...]:
     """The values of `type` that choose this member of a ByType union."""
     annotation = variant.model_fields["type"].annotation
@@ -70,6 +82,7 @@ def _has_default_type(variant: type[Settings]) -> bool:
 
 T = TypeVar("T")
 PositiveInt = Annotated[int, Field(gt=0)]
+PositiveIntOrAuto = Annotated[int | Literal["auto"], OrAuto()]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]

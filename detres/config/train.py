@@ -14,6 +14,7 @@ from detres.config.fields import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    PositiveIntOrAuto,
     Settings,
 )
 
@@ -125,10 +126,15 @@ class EarlyStopping(Settings):
 class TrainSettings(Settings):
     """The training run. `steps` or `epochs`, not both; milestones count in the same unit."""
 
-    batch_size: PositiveInt  # images per step, all accumulation steps together
+    # Images per step, all accumulation steps together. auto: reference_batch_size, in as few parts as memory allows,
+    # so that a configuration trains alike on any machine (norms over batches see the parts, though). On a GPU real
+    # steps on the largest images that the transforms make are tried, and may take nine tenths of its free memory. On a
+    # CPU the tensors of steps with two and three such images are counted, and a part may need half of the free memory.
+    # The numbers found stand in the run's configuration and are kept by --resume.
+    batch_size: PositiveIntOrAuto
     reference_batch_size: PositiveInt | None = None  # lr, warm-up and steps are for this batch and scaled to the real
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
-    accumulate: PositiveInt = 1  # a batch is processed in this many parts
+    accumulate: PositiveInt = 1  # a batch is processed in this many parts; batch_size auto chooses it
     steps: PositiveInt | None = None
     epochs: PositiveFloat | None = None
     optimizer: Annotated[SGDSettings | AdamWSettings, ByType()]
@@ -153,8 +159,24 @@ class TrainSettings(Settings):
             yield "steps", f"got {found} of steps and epochs, expected one; leave the other null"
         elif isinstance(self.schedule, MultiStep):
             yield from self._milestone_mistakes(self.schedule.milestones)
-        if self.batch_size % self.accumulate:
+        if self.batch_size == "auto":
+            yield from self._auto_mistakes()
+        elif self.batch_size % self.accumulate:
             yield "accumulate", f"got {self.accumulate}, expected a divisor of batch_size ({self.batch_size})"
+
+    def _auto_mistakes(self) -> Iterator[tuple[str, str]]:
+        if self.reference_batch_size is None:
+            text = "got auto without reference_batch_size, expected that too: the batch that lr, warm-up and steps "
+            yield "batch_size", f"{text}were chosen for, which auto keeps on every machine; or else a number"
+        if self.accumulate != 1:
+            yield "accumulate", f"got {self.accumulate} with batch_size auto, expected 1: auto chooses it"
+
+    @property
+    def images_per_step(self) -> int:
+        """The batch size as a number. Raises ValueError where it is still to be found."""
+        if self.batch_size == "auto":
+            raise ValueError("train.batch_size: got auto, expected a number here; set it by train.batch_size=N")
+        return self.batch_size
 
     def _milestone_mistakes(self, milestones: list[float]) -> Iterator[tuple[str, str]]:
         end, unit = (self.steps, "steps") if self.steps is not None else (self.epochs, "epochs")

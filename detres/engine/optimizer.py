@@ -57,6 +57,13 @@ def build_optimizer(
     return AdamW(parameter_groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused)
 
 
+def set_learning_rate(optimizer: Optimizer, factor: float) -> float:
+    """Set every group's rate to `factor` times its initial one; returns that of the first group."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+    return float(optimizer.param_groups[0]["lr"])
+
+
 def optimizer_state(optimizer: Optimizer, model: nn.Module) -> dict[str, dict[str, Any]]:
     """The state of each parameter (momentum, moments) by the parameter's name, for a checkpoint."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}

@@ -9,23 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from detres.engine.checkpoint import check_plain, load_checkpoint, load_model_state, require_same_classes
 from detres.engine.ema import WeightAverage
 from detres.engine.interruption import Interrupted, Interruption
 from detres.engine.left_out import count_left_out, describe_left_out
-from detres.engine.loss_monitor import LossMonitor, total_loss
-from detres.engine.optimizer import load_optimizer_state, optimizer_state
-from detres.engine.precision import Precision
+from detres.engine.loss_monitor import LossMonitor
+from detres.engine.optimizer import load_optimizer_state, optimizer_state, set_learning_rate
 from detres.engine.progress import Reporter, SilentReporter, describe_evaluation
 from detres.engine.records import Metrics, Progress, Summary, TrainerSettings, TrainStream, plain_metrics
 from detres.engine.run_directory import RunDirectory
 from detres.engine.schedule import Schedule
 from detres.engine.speed import SpeedMeter
+from detres.engine.train_step import TrainStep
 from detres.structures import Batch
-from detres.structures.random import derive_seed
 
 
 class Trainer:
@@ -51,10 +50,8 @@ class Trainer:
         validation_loss: Callable[[nn.Module], Mapping[str, float | None]] | None = None,
         reporter: Reporter | None = None,
     ) -> None:
-        self.device = torch.device(device)
-        self.model = model.to(self.device)
-        if settings.channels_last:
-            self.model.to(memory_format=torch.channels_last)
+        self.step = TrainStep(model, optimizer, settings, device)
+        self.model, self.device, self.precision = self.step.model, self.step.device, self.step.precision
         self.optimizer, self.schedule, self.loader, self.run_directory = optimizer, schedule, loader, run
         self.settings, self.header = settings, dict(header)
         check_plain(self.header, "header")  # now, not at the first checkpoint
@@ -63,12 +60,9 @@ class Trainer:
         self.ema = (
             WeightAverage(self.model, settings.ema_decay, settings.ema_ramp) if settings.ema_decay is not None else None
         )
-        self.precision = Precision(settings.precision, self.device)
         self.progress = Progress()
         self.metrics: Metrics = {}
-        self._forward: Callable[..., dict[str, Tensor]] = torch.compile(model) if settings.compile else model
         self._monitor = LossMonitor(run.write_json, check_gradients=not self.precision.scaler.is_enabled())
-        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._speed = SpeedMeter()
         self._new_best = False
         self._saved: Progress | None = None
@@ -81,7 +75,7 @@ class Trainer:
         Raises NonFiniteLoss when a loss or gradient becomes NaN or infinite, and Interrupted after Ctrl-C or SIGTERM,
         when last.pt is written.
         """
-        scaler, progress = self.precision.scaler, self.progress
+        progress = self.progress
         with self._session() as stream:
             self._evaluate_and_save_if_due()  # what an interruption may have cut short
             while not self._finished():
@@ -90,23 +84,11 @@ class Trainer:
                 lr = self._set_learning_rate(progress.step)
                 batches = self._next_batches(stream)
                 loaded = time.perf_counter()
-                torch.manual_seed(derive_seed(self.settings.seed, step))  # dropout: keyed, so a resumed run repeats it
-                losses = []
-                for batch in batches:
-                    on_device = self._to_device(batch)
-                    with self.precision.autocast():
-                        losses.append(self._forward(on_device.images, on_device.targets))
-                        total = total_loss(losses[-1])
-                    if len(losses) == 1:  # not sooner: the new gradients take the old ones' memory, still warm
-                        self.optimizer.zero_grad(set_to_none=True)
-                    scaler.scale(total / len(batches)).backward()
-                scaler.unscale_(self.optimizer)
-                grad_norm = self._clip_gradients()
+                losses, grad_norm = self.step.gradients(step, batches)
                 self._monitor.add(step, lr, batches, losses, grad_norm)
                 if self.device.type == "cpu":  # elsewhere looking would stall the device: at the next log
                     self._monitor.check()
-                scaler.step(self.optimizer)
-                scaler.update()
+                self.step.update()
                 if self.ema is not None:
                     self.ema.update(self.model, step)
                 self._count(batches, time.perf_counter() - started, loaded - started)
@@ -176,27 +158,9 @@ class Trainer:
         count_left_out(batches, self.progress, self.reporter.message)
         return batches
 
-    def _to_device(self, batch: Batch) -> Batch:
-        batch = batch.to(self.device)
-        if not self.settings.channels_last:
-            return batch
-        pixels = batch.images.pixels.contiguous(memory_format=torch.channels_last)
-        return replace(batch, images=replace(batch.images, pixels=pixels))
-
     def _set_learning_rate(self, step: int) -> float:
         """Set every group's rate for the update after `step` steps; returns that of the first group."""
-        factor = self.schedule(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    def _clip_gradients(self) -> Tensor:
-        """The norm of the whole gradient, which is then shortened to `clip_grad_norm`."""
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if self.settings.clip_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self._parameters, self.settings.clip_grad_norm, norm)
-        return norm.detach()
+        return set_learning_rate(self.optimizer, self.schedule(step))
 
     def _count(self, batches: list[Batch], seconds: float, loading_seconds: float) -> None:
         images = sum(len(batch) for batch in batches)

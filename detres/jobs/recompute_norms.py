@@ -82,7 +82,7 @@ def _with_overrides(stored: Config, overrides: Sequence[str], source: str | Path
 
 def _recompute(model: nn.Module, config: Config, dataset: wiring.AnyDataset, images: int, device: torch.device) -> int:
     loader = wiring.build_train_loader(config, dataset, pin_memory=device.type == "cuda")
-    size = config.train.batch_size // config.train.accumulate
+    size = config.train.images_per_step // config.train.accumulate
     count = -(-images // size)
     stream = loader.stream(0)
     show(f"recomputing batch norm statistics over {count * size} training images, {size} at a time")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,17 +12,16 @@ from detres import wiring
 from detres.api import choose_device
 from detres.config import Config, LoadedConfig, config_to_dict, format_resolved
 from detres.config.model import ClassifierSettings
-from detres.data.annotations import DetectionDataset, drop_messages
-from detres.data.mean_image import mean_image
 from detres.engine.curves import draw_curves
-from detres.engine.optimizer import build_optimizer
 from detres.engine.progress import build_reporter
-from detres.engine.records import Summary, TrainerSettings
+from detres.engine.records import Summary
 from detres.engine.run_directory import RunDirectory
-from detres.engine.schedule import ScaledSchedule, build_schedule, scale_to_batch
+from detres.engine.schedule import build_schedule
 from detres.engine.trainer import Trainer
 from detres.engine.validation import validation_losses
-from detres.jobs.evaluate import Evaluation, Evaluator, show, write_evaluation
+from detres.jobs.batch_size import with_batch_size
+from detres.jobs.evaluate import Evaluation, Evaluator, write_evaluation
+from detres.jobs.preparation import describe_set, load_start, open_train_set, optimizer_of, scale, trainer_settings
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def train(loaded: LoadedConfig, *, resume: bool = False) -> TrainingResult:
     """
     run = RunDirectory(output_folder(loaded), resume=resume)
     try:
-        trainer, evaluator = _prepare(loaded, run, resume)
+        trainer, evaluator, loaded = _prepare(loaded, run, resume)
     except BaseException:
         run.discard_if_empty()
         raise
@@ -59,42 +58,25 @@ def train(loaded: LoadedConfig, *, resume: bool = False) -> TrainingResult:
     return TrainingResult(summary, evaluation, [draw_curves(run.path), *written])
 
 
-def _prepare(loaded: LoadedConfig, run: RunDirectory, resume: bool) -> tuple[Trainer, Evaluator]:
-    """Everything that training needs, with initial or resumed weights; what is wrong with the input shows here."""
+def _prepare(loaded: LoadedConfig, run: RunDirectory, resume: bool) -> tuple[Trainer, Evaluator, LoadedConfig]:
+    """Everything that training needs, with initial or resumed weights; what is wrong with the input shows here.
+
+    The configuration that comes back has a number where it said train.batch_size: auto.
+    """
+    device = choose_device(loaded.config.device)
+    train_set = open_train_set(loaded.config)
+    val_set = wiring.build_eval_dataset(loaded.config, train_set.class_names)
+    describe_set("val", val_set)
+    continues = resume and run.last.exists()
+    loaded = with_batch_size(loaded, train_set, device, checkpoint=run.last if continues else None)
     config = loaded.config
-    device = choose_device(config.device)
-    for training in (True, False):
-        wiring.build_transforms(config, training)  # a misspelt transform shows before the data are read
-    train_set = wiring.build_train_dataset(config)
-    val_set = wiring.build_eval_dataset(config, train_set.class_names)
-    for name, dataset in (("train", train_set), ("val", val_set)):
-        _describe(name, dataset)
     model = wiring.build_model(config, len(train_set.class_names))
-    if not (resume and run.last.exists()):
-        reports = wiring.load_initial_weights(model, config, train_set.class_names)
-        for report in reports:
-            show(report.table())
-        has_mean_image = any("pixels.mean_image" in report.keys("loaded") for report in reports)
-        if config.model.pixels.per_pixel_mean is not None and not has_mean_image:
-            _take_mean_image(model, config, train_set, config.model.pixels.per_pixel_mean)
+    if not continues:
+        load_start(model, config, train_set)
     trainer, evaluator = _build_trainer(config, run, model, train_set, val_set, device)
     if resume:
         trainer.resume()
-    return trainer, evaluator
-
-
-def _take_mean_image(model: Any, config: Config, train_set: wiring.AnyDataset, side: int) -> None:
-    """Give the model the mean of the training images, transformed as for evaluation."""
-    show(f"model.pixels.per_pixel_mean: taking the mean of {len(train_set)} training images")
-    with build_reporter(len(train_set)) as reporter:
-        model.pixels.set_mean_image(mean_image(wiring.build_eval_loader(config, train_set), side, reporter.advance))
-
-
-def _describe(name: str, dataset: wiring.AnyDataset) -> None:
-    """One line on a data set, and one for every kind of annotation that was left out."""
-    show(f"{name}: {len(dataset)} images, {len(dataset.class_names)} classes")
-    for message in drop_messages(cast(DetectionDataset, dataset)) if hasattr(dataset, "drop_report") else []:
-        show(f"  {message}")
+    return trainer, evaluator, loaded
 
 
 def _build_trainer(
@@ -107,15 +89,14 @@ def _build_trainer(
 ) -> tuple[Trainer, Evaluator]:
     settings = config.train
     loader = wiring.build_train_loader(config, train_set, pin_memory=device.type == "cuda")
-    scaled = _scale(config, loader.steps_per_epoch)
+    scaled = scale(config, loader.steps_per_epoch)
     evaluator = Evaluator(config, val_set, device)
     reporter = build_reporter(scaled.steps)
     reporter.message(scaled.describe())
-    optimizer = {**settings.optimizer.model_dump(), "lr": scaled.lr}
     schedule = {**settings.schedule.model_dump(), "milestones": scaled.milestones}
     trainer = Trainer(
         model.to(device),
-        build_optimizer(model, **optimizer),
+        optimizer_of(config, model, scaled.lr),
         build_schedule(
             steps=scaled.steps,
             warmup_steps=scaled.warmup_steps,
@@ -126,7 +107,7 @@ def _build_trainer(
         ),
         loader,
         run,
-        _trainer_settings(config, scaled),
+        trainer_settings(config, scaled.steps),
         header={
             "kind": "classifier" if isinstance(config.model, ClassifierSettings) else "detector",
             "config": config_to_dict(config),
@@ -138,42 +119,6 @@ def _build_trainer(
         reporter=reporter,
     )
     return trainer, evaluator
-
-
-def _scale(config: Config, steps_per_epoch: float) -> ScaledSchedule:
-    settings = config.train
-    return scale_to_batch(
-        lr=settings.optimizer.lr,
-        warmup_steps=settings.warmup.steps,
-        actual=settings.batch_size,
-        reference=settings.reference_batch_size,
-        rule=settings.lr_scaling,
-        steps=settings.steps,
-        epochs=settings.epochs,
-        steps_per_epoch=steps_per_epoch,
-        milestones=getattr(settings.schedule, "milestones", ()),
-    )
-
-
-def _trainer_settings(config: Config, scaled: ScaledSchedule) -> TrainerSettings:
-    settings = config.train
-    return TrainerSettings(
-        steps=scaled.steps,
-        accumulate=settings.accumulate,
-        clip_grad_norm=settings.clip_grad_norm,
-        precision=settings.precision,
-        channels_last=settings.channels_last,
-        compile=settings.compile,
-        ema_decay=None if settings.ema is None else settings.ema.decay,
-        ema_ramp=settings.ema is None or settings.ema.ramp,
-        log_every=settings.log_every,
-        eval_every=settings.eval_every,
-        checkpoint_every=settings.checkpoint_every,
-        keep_checkpoints=settings.keep_checkpoints,
-        best_metric=config.best_metric,
-        early_stopping=None if settings.early_stopping is None else settings.early_stopping.patience,
-        seed=config.seed,
-    )
 
 
 def _validation_loss(config: Config, evaluator: Evaluator) -> Callable[[nn.Module], Mapping[str, Any]]:

@@ -162,7 +162,7 @@ def build_train_loader(config: Config, dataset: AnyDataset, *, pin_memory: bool 
         repeats = repeat_factors(detection, data.repeat_threshold) if data.repeat_threshold > 0 else None
     sampler = TrainSampler(
         len(dataset),
-        train.batch_size,
+        train.images_per_step,
         config.seed,
         aspect_ratios=ratios,
         repeat_factors=repeats,
