@@ -76,6 +76,19 @@ def test_a_classifier_of_torchvisions_keeps_its_logits_and_gets_imagenets_classe
     assert all(torch.equal(back[key], tensor) for key, tensor in theirs.state_dict().items())
 
 
+def test_published_weights_of_torchvisions_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save(state, tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    name = "torchvision:ResNet18_Weights.IMAGENET1K_V1"
+    assert _convert("--from", "torchvision", name, "--to", "detres", tmp_path / "ours.pt") == 0
+    for path in (tmp_path / "ours.pt", name):
+        classifier = detres.load(path, "cpu")
+        assert isinstance(classifier, ImageClassifier) and classifier.class_names[0] == "n01440764 tench"
+        assert torch.equal(classifier.network.fc.weight, state["fc.weight"])
+
+
 def _detectron2_file(path: Path, name: str = "coco_r50.yaml", classes: int = 3) -> FasterRCNN:
     """A random detector of ours in detectron2's names and in its pickle."""
     overrides = ["model.backbone.weights=null", "model.backbone.depth=18"]
