@@ -11,7 +11,6 @@ from torch import nn
 from detres import wiring
 from detres.api import choose_device
 from detres.config import Config, LoadedConfig, config_to_dict, format_resolved
-from detres.config.model import ClassifierSettings
 from detres.data.annotations import DetectionDataset, drop_messages
 from detres.data.mean_image import mean_image
 from detres.engine.curves import draw_curves
@@ -128,7 +127,7 @@ def _build_trainer(
         run,
         _trainer_settings(config, scaled),
         header={
-            "kind": "classifier" if isinstance(config.model, ClassifierSettings) else "detector",
+            "kind": config.kind,
             "config": config_to_dict(config),
             "class_names": list(train_set.class_names),
         },
