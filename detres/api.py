@@ -1,4 +1,4 @@
-"""The Python face of detres: `detres.load`, Detector and ImageClassifier.
+"""The Python face of detres: `detres.load`, Detector, ImageClassifier and ImageLocalizer.
 
 Shapes: H, W the height and width of an input image.
 """
