@@ -94,8 +94,9 @@ def evaluate_localization(
 def _judge(
     number: int, truth: LocatedObjects, found: Detections, given: Detections | None, num_classes: int, threshold: float
 ) -> _Judged:
-    counts = ~torch.as_tensor(truth.ignore)
-    boxes, labels = torch.as_tensor(truth.boxes_xyxy)[counts], torch.as_tensor(truth.labels)[counts]
+    counts = ~torch.as_tensor(truth.ignore, dtype=torch.bool)
+    boxes = torch.as_tensor(truth.boxes_xyxy).reshape(-1, 4)[counts]
+    labels = torch.as_tensor(truth.labels)[counts]
     classes = labels.unique().tolist()
     if len(classes) != 1:
         what = f"objects of {len(classes)} classes" if classes else "no object"

@@ -103,8 +103,8 @@ def predict_to_folder(
 ) -> PredictionSummary:
     """Detect in, locate in, or label, images, folders, videos and globs.
 
-    A detector writes `<name>_detections.jpg|png|mp4` and `detections.json`; a localizer `<name>_located.jpg|png|mp4` and
-    `detections.json`, with a box for each of its most likely classes or of `classes`; a classifier
+    A detector writes `<name>_detections.jpg|png|mp4` and `detections.json`; a localizer `<name>_located.jpg|png|mp4`
+    and `detections.json`, with a box for each of its most likely classes or of `classes`; a classifier
     `<name>_label.jpg|png|mp4`, `predictions.json` and `predictions.csv` with the five most probable classes. They hold
     what has at least `score_threshold` (default: 0.5 for a detector, else 0). Everything is put together in a hidden
     folder inside `output` and moved into place at the end: after an error or Ctrl-C, `output` is as it was before.
