@@ -11,8 +11,9 @@ from detres.backbones import BackboneWithFPN, FeatureSpec
 from detres.classifier import Classifier
 from detres.config import config_to_dict, load_config
 from detres.config.files import shipped_configs
+from detres.config.localizer import LocalizerSettings
 from detres.config.model import ClassifierSettings, OutsideBackbone
-from detres.detector import FasterRCNN
+from detres.detector import FasterRCNN, Localizer
 from detres.detector.box_head import Conv5Head
 from detres.engine.checkpoint import save_checkpoint
 from detres.structures import Detections, GroundTruth, ImageBatch
@@ -43,6 +44,10 @@ def test_every_shipped_configuration_builds(name: str) -> None:
     assert any(parameter.requires_grad for parameter in model.parameters())
     if isinstance(config.model, ClassifierSettings):
         assert isinstance(model, Classifier) and model.fc.out_features == 7
+        return
+    if isinstance(config.model, LocalizerSettings):
+        assert isinstance(model, Localizer) and model.num_classes == 7
+        assert model.head.num_anchors == len(config.model.anchors.sizes) * len(config.model.anchors.aspect_ratios)
         return
     assert isinstance(model, FasterRCNN)
     assert model.roi_heads.box_predictor.cls_score.out_features == 8
