@@ -8,7 +8,7 @@ classifier = detres.load("runs/imagenet_r50/best.pt")
 classifier.predict("photo.jpg").top(5)
 """
 
-from detres.api import Detector, ImageClassifier, load
+from detres.api import Detector, ImageClassifier, ImageLocalizer, load
 from detres.backbones.resnet import (
     ResNet,
     resnet18,
@@ -28,6 +28,7 @@ __all__ = [
     "Detections",
     "Detector",
     "ImageClassifier",
+    "ImageLocalizer",
     "ResNet",
     "load",
     "resnet18",

@@ -1,8 +1,9 @@
-"""The Python face of detres: `detres.load`, Detector and ImageClassifier.
+"""The Python face of detres: `detres.load`, Detector, ImageClassifier and ImageLocalizer.
 
 Shapes: H, W the height and width of an input image.
 """
 
+import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class Predictor:
     """A trained network with everything that it needs to look at an image: names, transforms, device.
 
-    The common half of Detector and ImageClassifier.
+    The common half of Detector, ImageClassifier and ImageLocalizer.
 
     network            predict(ImageBatch), see there
     class_names        one name per label
@@ -72,11 +73,19 @@ class Predictor:
         no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
         return self.transforms(array, no_boxes, no_labels, np.zeros(0, bool), 0)[0]
 
-    def _run(self, batch: ImageBatch) -> Any:
+    def _run(self, batch: ImageBatch, *more: Any) -> Any:
         """What the network predicts for a batch."""
         self.network.eval()  # whoever trains it further may have left it otherwise
         with self._autocast():
-            return cast(Any, self.network).predict(batch)
+            return cast(Any, self.network).predict(batch, *more)
+
+    def _finish(
+        self, array: np.ndarray, found: Detections, score_threshold: float | None, keep_image: bool
+    ) -> Detections:
+        """What a person gets of the boxes in an image (H, W, 3): on the CPU, with names, by option with the image."""
+        found = found.to("cpu")
+        shown = found if score_threshold is None else found[found.scores >= score_threshold]
+        return replace(shown, class_names=self.class_names, image=_kept(array) if keep_image else None)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = _AUTOCAST_TYPES[self.precision]
@@ -120,27 +129,10 @@ class Detector(Predictor):
             raise ValueError(f"score_threshold must lie in 0..1, got {score_threshold}")
         found: list[Detections] = []
         for arrays, batch in self._batches(inputs, batch_size):
-            found += self._finish(arrays, self._detect(batch), score_threshold, keep_images)
+            with torch.inference_mode():
+                outputs = batch.to_original(self._run(batch))
+            found += [self._finish(*pair, score_threshold, keep_images) for pair in zip(arrays, outputs, strict=True)]
         return found if isinstance(inputs, (list, tuple)) else found[0]
-
-    @torch.inference_mode()
-    def _detect(self, batch: ImageBatch) -> list[Detections]:
-        """Detections of one batch in original pixels, on the CPU."""
-        return [found.to("cpu") for found in batch.to_original(self._run(batch))]
-
-    def _finish(
-        self,
-        arrays: Sequence[np.ndarray],
-        detections: Sequence[Detections],
-        score_threshold: float | None,
-        keep_images: bool,
-    ) -> list[Detections]:
-        finished = []
-        for array, found in zip(arrays, detections, strict=True):
-            shown = found if score_threshold is None else found[found.scores >= score_threshold]
-            image = _kept(array) if keep_images else None
-            finished.append(replace(shown, class_names=self.class_names, image=image))
-        return finished
 
 
 class ImageClassifier(Predictor):
@@ -177,6 +169,69 @@ class ImageClassifier(Predictor):
         return logits.float().softmax(dim=1).cpu()
 
 
+class ImageLocalizer(Predictor):
+    """A trained localizer; its network has predict(ImageBatch, labels or None) -> list[Detections]."""
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]
+        self,
+        inputs: ImageInput,
+        *,
+        classes: Sequence[str] | None = ...,
+        score_threshold: float | None = ...,
+        keep_images: bool = ...,
+    ) -> Detections: ...
+
+    @overload
+    def predict(
+        self,
+        inputs: Sequence[ImageInput],
+        *,
+        classes: Sequence[str] | None = ...,
+        score_threshold: float | None = ...,
+        batch_size: int = ...,
+        keep_images: bool = ...,
+    ) -> list[Detections]: ...
+
+    def predict(
+        self,
+        inputs: ImageInput | Sequence[ImageInput],
+        *,
+        classes: Sequence[str] | None = None,
+        score_threshold: float | None = None,
+        batch_size: int = 1,
+        keep_images: bool = True,
+    ) -> Detections | list[Detections]:
+        """One box for each of the most likely classes of an image (model.num_boxes of them), the best first.
+
+        `classes`: the names of those to be found instead, whatever else there may be; boxes come in their order.
+        Images are given, and boxes come back, as with Detector.predict. Raises ValueError for an unknown class.
+        """
+        if score_threshold is not None and not 0 <= score_threshold <= 1:
+            raise ValueError(f"score_threshold must lie in 0..1, got {score_threshold}")
+        labels = None if classes is None else torch.tensor([self._labels_of(classes)], device=self.device)
+        found: list[Detections] = []
+        for arrays, batch in self._batches(inputs, batch_size):
+            asked = None if labels is None else labels.expand(len(batch), -1)
+            with torch.inference_mode():
+                outputs = batch.to_original(self._run(batch, asked))
+            found += [self._finish(*pair, score_threshold, keep_images) for pair in zip(arrays, outputs, strict=True)]
+        return found if isinstance(inputs, (list, tuple)) else found[0]
+
+    def _labels_of(self, classes: Sequence[str]) -> list[int]:
+        classes = [classes] if isinstance(classes, str) else classes
+        if unknown := [name for name in classes if name not in self.class_names]:
+            near = difflib.get_close_matches(unknown[0], self.class_names, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it knows {', '.join(self.class_names[:5])} ..."
+            raise ValueError(f"the localizer knows no class {unknown[0]!r}{hint}")
+        if not classes:
+            raise ValueError("classes is empty: name at least one, or leave it out for the most likely ones")
+        return [self.class_names.index(name) for name in classes]
+
+
+AnyPredictor = Detector | ImageClassifier | ImageLocalizer
+
+
 def _kept(array: np.ndarray) -> Tensor:
     """A copy (3, H, W) of an image (H, W, 3), to draw on later."""
     return torch.from_numpy(array.transpose(2, 0, 1).copy())
@@ -185,10 +240,8 @@ def _kept(array: np.ndarray) -> Tensor:
 _AUTOCAST_TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load(
-    path: str | Path, device: str | torch.device = "auto", *, trust_code: bool = False
-) -> Detector | ImageClassifier:
-    """What a detres checkpoint holds, a Detector or an ImageClassifier; it knows its configuration and class names.
+def load(path: str | Path, device: str | torch.device = "auto", *, trust_code: bool = False) -> AnyPredictor:
+    """What a detres checkpoint holds: a Detector, ImageClassifier or ImageLocalizer, which knows its class names.
 
     Loading runs no code from the file. `trust_code` allows a checkpoint whose backbone is a class of your own
     (`type: module:Class`), which is imported and called. Raises ValueError naming the file when it is missing,

@@ -67,6 +67,8 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--score-threshold", type=float, help="leave out what scores less; default: 0.5 for objects, 0 for labels"
     )
+    text = "a class that a localizer is to find, whatever else there may be; may be repeated"
+    parser.add_argument("--class", dest="classes", action="append", metavar="NAME", help=text)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--trust-code", action="store_true", help="allow a checkpoint to name classes of your own")
     parser.add_argument("--skip-bad", action="store_true", help="report unreadable images and go on")
@@ -83,6 +85,7 @@ def predict(arguments: argparse.Namespace) -> int:
         arguments.sources,
         arguments.output,
         score_threshold=arguments.score_threshold,
+        classes=arguments.classes,
         batch_size=arguments.batch_size,
         on_bad_image="skip" if arguments.skip_bad else "error",
         progress=shown.update,

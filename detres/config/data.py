@@ -51,6 +51,26 @@ class OwnDataset(Settings):
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of the training images, where annotations is null
 
 
+class ImageNetLocDataset(Settings):
+    """ImageNet's CLS-LOC folders: Data/CLS-LOC/{split}/ and Annotations/CLS-LOC/{split}/ (detres.data.imagenet_loc)."""
+
+    type: Literal["imagenet_loc"]
+    root: str  # the folder that holds Data/ and Annotations/
+    split: Literal["train", "val"]
+    class_names: list[str] | None = None  # None: the WordNet ids in the annotations, sorted
+    max_images: PositiveInt | None = None
+
+
+class BoxListDataset(Settings):
+    """A folder of images and text files that list their boxes, as Tiny-ImageNet's (detres.data.box_lists)."""
+
+    type: Literal["box_lists"]
+    root: str
+    boxes: str  # a file, or a glob of several: lines `name x1 y1 x2 y2` or `name class x1 y1 x2 y2 ...`
+    class_names: list[str] | None = None  # None: the classes listed, sorted
+    max_images: PositiveInt | None = None
+
+
 class ImageFolderDataset(Settings):
     """Classification: one folder of images per class (detres.data.image_folder)."""
 
@@ -86,7 +106,15 @@ class OutsideDataset(Settings):
 
 
 Dataset = Annotated[
-    CocoDataset | VocDataset | OwnDataset | ImageFolderDataset | FlatImagesDataset | Cifar10Dataset | OutsideDataset,
+    CocoDataset
+    | VocDataset
+    | OwnDataset
+    | ImageNetLocDataset
+    | BoxListDataset
+    | ImageFolderDataset
+    | FlatImagesDataset
+    | Cifar10Dataset
+    | OutsideDataset,
     ByType(),
 ]
 

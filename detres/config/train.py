@@ -222,10 +222,12 @@ class MultiScaleProtocol(Settings):
 class EvalSettings(Settings):
     """Evaluation."""
 
-    metric: Literal["coco", "voc", "classification"] = "coco"
+    metric: Literal["coco", "voc", "classification", "localization"] = "coco"
     # Of classifiers. Probabilities are averaged over the views; all but center replace data.eval_transforms.
     protocol: Annotated[CenterProtocol | TenCropProtocol | MultiScaleProtocol, ByType()] = CenterProtocol()
     batch_size: PositiveInt = 1
+    classifier: str | None = None  # of a localizer: a classifier's checkpoint that names the classes to be found (the
+    # paper); null: the localizer's own scores do
     max_detections: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)] = [1, 10, 100]
     voc_iou_thresholds: Annotated[list[Fraction], Field(min_length=1)] = [0.5]
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -235,13 +237,15 @@ class EvalSettings(Settings):
         """The metric by which results of this kind are usually compared."""
         if self.metric == "voc":
             return "AP50" if 0.5 in self.voc_iou_thresholds else "AP"
-        return {"coco": "AP", "classification": "top1"}[self.metric]
+        return {"coco": "AP", "classification": "top1", "localization": "loc_given_class"}[self.metric]
 
     @property
     def metric_names(self) -> list[str]:
         """The metrics of this kind of evaluation of which more is better."""
         if self.metric == "classification":
             return ["top1", "top5"]
+        if self.metric == "localization":
+            return ["loc_given_class", "loc_top1", "loc_top5", "top1", "top5"]
         if self.metric == "coco":
             recalls = [f"AR{limit}" for limit in sorted(set(self.max_detections))]
             return ["AP", "AP50", "AP75", "APs", "APm", "APl", *recalls, "ARs", "ARm", "ARl"]

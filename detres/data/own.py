@@ -13,10 +13,10 @@ import numpy as np
 
 from detres.data.annotations import DatasetError, DetectionDataset
 from detres.data.coco import CocoDataset
-from detres.data.voc import IMAGE_SUFFIXES, VocDataset
+from detres.data.voc import IMAGE_SUFFIXES, XmlFiles
 
 
-class XmlFolderDataset(VocDataset):
+class XmlFolderDataset(XmlFiles):
     """The images that have an XML file in or below the folder `annotations`, in the order of the files' names.
 
     annotations  the folder of the XML files, each named as its image
@@ -40,8 +40,15 @@ class XmlFolderDataset(VocDataset):
         if not xml_files:
             raise DatasetError(f"{folder}: no *.xml there; expected one for each image, as labelling programs write")
         stems = [path.relative_to(folder).with_suffix("").as_posix() for path in xml_files]
-        self._read(str(folder), stems, xml_files, _find_images(Path(images), stems), class_names, use_difficult)
-        self._drops.settle(on_bad_box)
+        super().__init__(
+            str(folder),
+            stems,
+            xml_files,
+            _find_images(Path(images), stems),
+            class_names=class_names,
+            use_difficult=use_difficult,
+            on_bad_box=on_bad_box,
+        )
 
 
 def open_own_data(

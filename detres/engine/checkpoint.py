@@ -4,7 +4,7 @@ A checkpoint is a dict of tensors and plain containers, so that reading it never
 
 format       "detres"
 version      1
-kind         "detector" or "classifier"
+kind         "detector", "classifier" or "localizer"
 config       the resolved configuration
 class_names  list of str, one per label
 model        state dict

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from detres.structures import Batch, Detections
+from detres.structures import Batch, Detections, ImageBatch
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -39,6 +39,7 @@ def predict_all(
     progress: Callable[[int], None] | None = None,
     image_ids: Sequence[Any] | None = None,
     class_names: Sequence[str] = (),
+    find: Callable[[ImageBatch, slice], list[Detections]] | None = None,
 ) -> list[Detections]:
     """Detections of every image, in the loader's order, on the CPU and in pixels of the original images.
 
@@ -47,13 +48,17 @@ def predict_all(
 
     A loader that replaces unreadable images (Batch.skipped) needs `image_ids`, the ids that are due in order: where
     another image came instead, the entry is empty and a warning tells; without `image_ids` that is a ValueError.
+
+    `find` is asked in place of model.predict, with a batch and its rows in the loader's order.
     """
     consequence = "they are evaluated as images without detections"
     found: list[Detections] = []
     with _evaluating(model), _autocast(device, precision):
         for batch in loader:
             images = batch.images.to(device)
-            outputs = [detections.to("cpu") for detections in model.predict(images)]  # type: ignore[operator]
+            rows = slice(len(found), len(found) + len(batch))
+            predicted = model.predict(images) if find is None else find(images, rows)  # type: ignore[operator]
+            outputs = [detections.to("cpu") for detections in predicted]
             named = [replace(d, class_names=tuple(class_names) or d.class_names) for d in outputs]
             mapped = batch.images.to_original(named)
             came = _came(batch, image_ids, len(found), consequence)

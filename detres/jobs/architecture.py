@@ -16,7 +16,7 @@ from detres.backbones.blocks import BasicBlock, Bottleneck
 from detres.classifier import Classifier
 from detres.config import Config
 from detres.config.backbones import CifarResNetSettings, OutsideBackbone, ResNetSettings
-from detres.detector import FasterRCNN
+from detres.detector import FasterRCNN, Localizer
 from detres.evaluation.metrics import format_rows
 from detres.structures import ImageBatch
 from detres.wiring import build_model
@@ -93,14 +93,14 @@ def architecture(config: Config, size_hw: Sequence[int] | None = None, num_class
     """The parts of the network that `config.model` describes.
 
     size_hw      height and width of the image; default: 32 x 32 with a CIFAR ResNet, 224 x 224 with any other
-                 classifier, 800 x 1088 with a detector
+                 classifier or localizer, 800 x 1088 with a detector
     num_classes  default: 10, 1000, 80
 
     Raises ValueError for sizes that are not positive.
     """
     settings = config.model.backbone
     is_cifar, classifies = isinstance(settings, CifarResNetSettings), config.model.type == "classifier"
-    default = ((800, 1088), 80) if not classifies else ((32, 32), 10) if is_cifar else ((224, 224), 1000)
+    default = ((800, 1088), 80) if config.kind == "detector" else ((32, 32), 10) if is_cifar else ((224, 224), 1000)
     height, width = size_hw or default[0]
     if min(height, width) < 1:
         raise ValueError(f"--size: got {height} {width}, expected a positive height and width")
@@ -126,6 +126,8 @@ def architecture(config: Config, size_hw: Sequence[int] | None = None, num_class
 def _parts(model: nn.Module) -> list[Part]:
     if isinstance(model, Classifier):
         return [*_backbone_parts(model.backbone), *_classifier_parts(model)]
+    if isinstance(model, Localizer):
+        return [*_backbone_parts(model.backbone), _localizer_part(model)]
     assert isinstance(model, FasterRCNN), "a model is a classifier or a detector"
     if (fpn := getattr(model.backbone, "fpn", None)) is not None:
         parts = _backbone_parts(model.backbone.get_submodule("body"))
@@ -135,6 +137,12 @@ def _parts(model: nn.Module) -> list[Part]:
         parts = _backbone_parts(model.backbone)
     heads = {"rpn": "anchors, objectness, proposals", "roi_heads": "pooled regions, classes, boxes"}
     return parts + [Part(name, text, [model.get_submodule(name)], [], None) for name, text in heads.items()]
+
+
+def _localizer_part(model: Localizer) -> Part:
+    """The head; what it computes depends on which boxes are asked for."""
+    per_position = f"{model.head.num_anchors} x {model.num_classes} classes, as many boxes"
+    return Part("head", f"{_conv_text(model.head.conv)}; 1x1, {per_position}", [model.head], [], None)
 
 
 def _classifier_parts(model: Classifier) -> list[Part]:

@@ -65,6 +65,8 @@ def convert(
     found = _read(source, source_format, ignore)
     if found.kind == "state_dict":
         return _convert_backbone(found, target, target_format)
+    if found.kind == "localizer" and target_format != DETRES:
+        raise WeightsError(f"{source}: holds a localizer, which only detres has; nothing can be made of it elsewhere")
     config = _config_of(found, base, overrides)
     names = wiring.class_names_of(found)
     _require_whole(found, config, len(names))

@@ -54,11 +54,11 @@ def load_networks(
 def load_model(config: Config, weights: str, split: str) -> tuple[nn.Module, tuple[str, ...]]:
     """The config's model with the tensors of `weights`, whose class names count where the file has any."""
     found = read_state_dict(weights)
-    wanted = "classifier" if isinstance(config.model, ClassifierSettings) else "detector"
+    wanted = config.kind
     if found.kind not in (wanted, "state_dict"):
         remedy = "leave --config out to take its own"
-        if wanted == "detector":
-            remedy += ", or train a detector from it: tools/train_net.py ... model.backbone.weights=" + weights
+        if wanted != "classifier":
+            remedy += f", or train a {wanted} from it: tools/train_net.py ... model.backbone.weights=" + weights
         raise WeightsError(f"{weights}: holds a {found.kind}, but the configuration describes a {wanted}; {remedy}")
     names = found.class_names
     if not names:

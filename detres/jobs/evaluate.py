@@ -16,11 +16,14 @@ from detres.api import choose_device
 from detres.config import Config
 from detres.data.annotations import DatasetError, DetectionDataset
 from detres.data.image_io import ImageError, read_image
+from detres.data.localization import OneClassDataset
 from detres.data.samples import ClassificationDataset
+from detres.detector import Localizer
 from detres.engine.progress import build_reporter
 from detres.evaluation.classification import ClassificationMetrics, evaluate_classification
 from detres.evaluation.coco import evaluate_coco
 from detres.evaluation.inference import ImageScores, classify_all, predict_all
+from detres.evaluation.localization import evaluate_localization
 from detres.evaluation.metrics import DetectionMetrics
 from detres.evaluation.report import Comparison, plot_class_ap, plot_precision_recall, save_comparison_grid
 from detres.evaluation.results import (
@@ -35,6 +38,7 @@ from detres.evaluation.voc import evaluate_voc
 from detres.files.atomic_file import require_writable
 from detres.jobs.classification_files import write_classification
 from detres.jobs.eval_weights import load_networks
+from detres.jobs.localization import NamingClassifier, localize_all
 from detres.jobs.protocols import protocol_loaders, with_protocol
 from detres.structures import Detections
 
@@ -61,7 +65,9 @@ class Evaluator:
         self.config, self.dataset, self.device = config, dataset, device
         self.loader = wiring.build_eval_loader(config, dataset)
         self._protocol_loaders = protocol_loaders(config, dataset)
-        self.passes = len(self._protocol_loaders)
+        named_by = config.eval.classifier
+        self._naming = None if named_by is None else NamingClassifier(config, named_by, dataset)
+        self.passes = len(self._protocol_loaders) + (self._naming is not None)
 
     def __call__(self, model: nn.Module, progress: Callable[[int], None] | None = None) -> Evaluation:
         """Run the model over all images and compute the metric of `eval.metric`."""
@@ -75,6 +81,8 @@ class Evaluator:
             scores = self._classify(model, options)
             metrics = evaluate_classification(scores.logits, scores.labels, self.dataset.class_names)
             return Evaluation(metrics, [], scores)
+        if self.config.eval.metric == "localization":
+            return self._localize(model, options)
         detections = predict_all(model, self.loader, class_names=self.dataset.class_names, **options)
         return Evaluation(self.judge(detections), detections)
 
@@ -89,9 +97,22 @@ class Evaluator:
         total = reduce(_sum_of_probabilities, map(scores_of, range(self.passes)))  # two passes in memory, not all
         return total._replace(logits=total.logits - math.log(self.passes))
 
-    def judge(self, detections: Sequence[Detections]) -> DetectionMetrics:
-        """The metrics of detections, one entry per image of the set."""
+    def _localize(self, model: nn.Module, options: dict[str, Any]) -> Evaluation:
+        """The boxes of the best classes, and of each image's own."""
+        dataset, classes = cast(OneClassDataset, self.dataset), None
+        if self._naming is not None:
+            classes = self._naming.name_all(**options)
+            if (progress := options["progress"]) is not None:
+                options = {**options, "progress": partial(_advance, progress, len(dataset))}
+        found = localize_all(cast(Localizer, model), self.loader, dataset, classes=classes, **options)
+        return Evaluation(self.judge(found.predictions, found.given), found.predictions)
+
+    def judge(self, detections: Sequence[Detections], given: Sequence[Detections] | None = None) -> DetectionMetrics:
+        """The metrics of detections, one entry per image of the set; `given`: see evaluate_localization."""
         dataset = cast(DetectionDataset, self.dataset)
+        if self.config.eval.metric == "localization":
+            truth = [dataset.annotations(i) for i in range(len(dataset))]
+            return evaluate_localization(truth, detections, dataset.class_names, given=given)
         if self.config.eval.metric == "voc":
             truth = [dataset.annotations(i) for i in range(len(dataset))]
             thresholds = self.config.eval.voc_iou_thresholds
@@ -142,7 +163,7 @@ def evaluate(
         rows = read_coco_results(detections)
         found = detections_from_results(rows, image_ids(dataset), dataset.category_ids, dataset.class_names)
         # COCO's metrics take the rows themselves: Detections hold single precision, which moves boxes and makes ties.
-        metrics = evaluator.judge(found) if config.eval.metric == "voc" else evaluator.judge_rows(rows)
+        metrics = evaluator.judge_rows(rows) if config.eval.metric == "coco" else evaluator.judge(found)
         evaluation = Evaluation(metrics, found)
     else:
         assert weights, "evaluate needs weights or detections"
@@ -165,7 +186,10 @@ def _dataset_of_classes(config: Config, class_names: Sequence[str], split: str, 
 
 def _evaluator_alone(config: Config, split: str, device: torch.device) -> Evaluator:
     """An evaluator whose classes are those of the set itself."""
-    return Evaluator(config, wiring.build_split(config, split), device)
+    dataset = wiring.build_split(config, split)
+    if config.eval.metric == "localization":
+        dataset = OneClassDataset(cast(DetectionDataset, dataset), f"data.{split}")
+    return Evaluator(config, dataset, device)
 
 
 def write_evaluation(
@@ -189,17 +213,23 @@ def write_evaluation(
     if evaluator.config.eval.metric == "voc":
         write_voc_comp4(folder / "comp4", found, image_ids(dataset), dataset.class_names, split)
         written.append(folder / "comp4")
-    plot_precision_recall(evaluation.metrics.curves, folder / "precision_recall.png")
+    localises, names = evaluator.config.eval.metric == "localization", ["detections.json"]
+    if not localises:
+        plot_precision_recall(evaluation.metrics.curves, folder / "precision_recall.png")
+        names.append("precision_recall.png")
     plot_class_ap(evaluation.metrics.per_class, folder / "class_ap.png", _class_metric(evaluation.metrics))
     skip_bad_images = evaluator.config.data.on_bad_image == "skip"
-    comparisons = _comparisons(dataset, found, skip_bad_images, images_may_be_absent)
-    save_comparison_grid(comparisons, folder / "pictures.png", class_names=dataset.class_names)
-    names = ("detections.json", "precision_recall.png", "class_ap.png", "pictures.png")
-    return [*written, *(folder / name for name in names)]
+    shown = [each[:1] for each in found] if localises else found  # of a localizer the best class's box, however sure
+    comparisons = _comparisons(dataset, shown, skip_bad_images, images_may_be_absent)
+    options: dict[str, Any] = {"score_threshold": 0.0} if localises else {}
+    save_comparison_grid(comparisons, folder / "pictures.png", class_names=dataset.class_names, **options)
+    return [*written, *(folder / name for name in [*names, "class_ap.png", "pictures.png"])]
 
 
 def _class_metric(metrics: DetectionMetrics) -> str:
     keys = metrics.per_class[0] if metrics.per_class else {}
+    if metrics.kind == "localization":
+        return "loc_top1" if metrics.metrics["loc_given_class"] is None else "loc_given_class"
     return "AP" if "AP" in keys else next((key for key in keys if key.startswith("AP")), "AP")
 
 

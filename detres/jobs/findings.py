@@ -1,4 +1,5 @@
-"""What prediction writes down about an image: the objects that a detector finds, or the labels of a classifier.
+"""What prediction writes down about an image: the objects that a detector finds, the classes that a localizer
+locates, or the labels of a classifier.
 
 Shapes: H, W height and width.
 """
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL.Image import Image
 
-from detres.api import Detector, ImageClassifier
+from detres.api import AnyPredictor, Detector, ImageClassifier, ImageLocalizer
 from detres.structures import Classification, Detections
 
 NUM_LABELS = 5
@@ -46,13 +47,18 @@ class Finder(Protocol):
         """Write files beside the JSON file, of whose "images" `entries` are; returns their names."""
 
 
-def make_finder(predictor: Detector | ImageClassifier, score_threshold: float | None) -> Finder:
-    """The finder of that model. Raises ValueError for a threshold outside 0..1.
+def make_finder(predictor: AnyPredictor, score_threshold: float | None, classes: Sequence[str] | None = None) -> Finder:
+    """The finder of that model. Raises ValueError for a threshold outside 0..1, and classes it cannot be asked for.
 
-    score_threshold  objects and labels below it are left out; default: 0.5 for objects, 0 for labels
+    score_threshold  objects, labels and located classes below it are left out; default: 0.5 for objects, else 0
+    classes          what a localizer is to find; None: the most likely classes
     """
     if score_threshold is not None and not 0 <= score_threshold <= 1:
         raise ValueError(f"score_threshold must lie in 0..1, got {score_threshold}")
+    if isinstance(predictor, ImageLocalizer):
+        return ClassLocator(predictor, score_threshold or 0.0, classes)
+    if classes is not None:
+        raise ValueError(f"--class: got {', '.join(classes)}, expected none: only a localizer is asked for classes")
     if isinstance(predictor, Detector):
         return ObjectFinder(predictor, 0.5 if score_threshold is None else score_threshold)
     return LabelFinder(predictor, score_threshold or 0.0)
@@ -75,10 +81,7 @@ class ObjectFinder:
         return (self._finding(one, image) for one, image in zip(found, images, strict=True))
 
     def _finding(self, found: Detections, image: np.ndarray) -> Finding:
-        columns = (found.boxes_xyxy.tolist(), found.scores.tolist(), found.labels.tolist(), found.names())
-        keys = ("box_xyxy", "score", "label", "name")
-        rows = [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
-        return Finding({"detections": rows}, len(rows), found.draw(image, score_threshold=0.0))
+        return Finding({"detections": _box_rows(found)}, len(found), found.draw(image, score_threshold=0.0))
 
     def describe(self, num_found: int, num_images: int) -> str:
         """One line for a person."""
@@ -87,6 +90,47 @@ class ObjectFinder:
     def write_tables(self, folder: Path, entries: Sequence[Mapping[str, Any]]) -> list[str]:
         """None: boxes do not fit a table with a line for each image."""
         return []
+
+
+class ClassLocator:
+    """A localizer: one box a class; on the picture that of the best class, or of all that were asked for."""
+
+    suffix = "_located"
+    json_name = "detections.json"
+
+    def __init__(self, localizer: ImageLocalizer, score_threshold: float, classes: Sequence[str] | None) -> None:
+        self._localizer, self._score_threshold, self._classes = localizer, score_threshold, classes
+
+    def find(self, images: Sequence[np.ndarray]) -> Iterator[Finding]:
+        """{"detections": [{"box_xyxy", "score", "label", "name"}, ...]} of every image, the best first."""
+        found = self._localizer.predict(
+            list(images),
+            classes=self._classes,
+            score_threshold=self._score_threshold,
+            batch_size=len(images),
+            keep_images=False,
+        )
+        return (self._finding(one, image) for one, image in zip(found, images, strict=True))
+
+    def _finding(self, found: Detections, image: np.ndarray) -> Finding:
+        shown = found if self._classes is not None else found[:1]
+        return Finding({"detections": _box_rows(found)}, int(bool(len(found))), shown.draw(image, score_threshold=0.0))
+
+    def describe(self, num_found: int, num_images: int) -> str:
+        """One line for a person."""
+        of = "" if num_found == num_images else f" of {num_images}"
+        return f"a class located in {num_found}{of} images"
+
+    def write_tables(self, folder: Path, entries: Sequence[Mapping[str, Any]]) -> list[str]:
+        """None, as for a detector."""
+        return []
+
+
+def _box_rows(found: Detections) -> list[dict[str, Any]]:
+    """Boxes as the JSON file has them."""
+    columns = (found.boxes_xyxy.tolist(), found.scores.tolist(), found.labels.tolist(), found.names())
+    keys = ("box_xyxy", "score", "label", "name")
+    return [dict(zip(keys, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 class LabelFinder:

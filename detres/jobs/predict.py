@@ -1,11 +1,11 @@
 """Predictions for whole collections of images: labelled pictures, annotated videos and one JSON file.
 
-A detector writes `detections.json`, a classifier `predictions.json` (and `predictions.csv`):
+A detector or localizer writes `detections.json`, a classifier `predictions.json` (and `predictions.csv`):
 
     {"class_names": [...],
      "images": [{"file": ..., "frame": 0, "time": 0.0,            frame and time (seconds) for videos only
                  "height": 480, "width": 640, "picture": ...,      picture or video, relative to the folder
-                 "detections": [{"box_xyxy": [...], "score": ..., "label": 3, "name": "dog"}, ...],   detectors
+                 "detections": [{"box_xyxy": [...], "score": ..., "label": 3, "name": "dog"}, ...],   boxes
                  "predictions": [{"name": "dog", "label": 3, "score": ...}, ...]}, ...],              classifiers
      "skipped": [{"file": ..., "reason": ...}]}
 """
@@ -19,11 +19,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from detres.api import Detector, ImageClassifier
+from detres.api import AnyPredictor
 from detres.data.image_io import ImageError, read_image
 from detres.data.image_sources import Source, SourceError, find_sources
 from detres.data.video import open_video, video_writer
-from detres.jobs.findings import Finder, Finding, LabelFinder, ObjectFinder, make_finder
+from detres.jobs.findings import ClassLocator, Finder, Finding, LabelFinder, ObjectFinder, make_finder
 from detres.jobs.staging import staging
 
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")  # their pictures are written as PNG
@@ -41,7 +41,7 @@ class PredictionSummary:
     tables      other files that list what was found
     pictures    the pictures and videos
     num_images  images and video frames looked at
-    num_found   objects found in them by a detector; images that a classifier labelled
+    num_found   objects found in them by a detector; images that a classifier labelled, or a localizer
     skipped     (file, reason) of images that could not be used
     """
 
@@ -91,20 +91,22 @@ class _Job:
 
 
 def predict_to_folder(
-    predictor: Detector | ImageClassifier,
+    predictor: AnyPredictor,
     sources: Sequence[str | Path],
     output: str | Path,
     *,
     score_threshold: float | None = None,
+    classes: Sequence[str] | None = None,
     batch_size: int = 1,
     on_bad_image: Literal["error", "skip"] = "error",
     progress: Progress | None = None,
 ) -> PredictionSummary:
-    """Detect in, or label, images, folders, videos and globs.
+    """Detect in, locate in, or label, images, folders, videos and globs.
 
-    A detector writes `<name>_detections.jpg|png|mp4` and `detections.json`, a classifier `<name>_label.jpg|png|mp4`,
-    `predictions.json` and `predictions.csv` with the five most probable classes. They hold what has at least
-    `score_threshold` (default: 0.5 for a detector, 0 for a classifier). Everything is put together in a hidden
+    A detector writes `<name>_detections.jpg|png|mp4` and `detections.json`; a localizer `<name>_located.jpg|png|mp4`
+    and `detections.json`, with a box for each of its most likely classes or of `classes`; a classifier
+    `<name>_label.jpg|png|mp4`, `predictions.json` and `predictions.csv` with the five most probable classes. They hold
+    what has at least `score_threshold` (default: 0.5 for a detector, else 0). Everything is put together in a hidden
     folder inside `output` and moved into place at the end: after an error or Ctrl-C, `output` is as it was before.
     `on_bad_image="skip"` leaves unusable files out and lists them in the JSON and the summary.
 
@@ -114,7 +116,7 @@ def predict_to_folder(
         raise ValueError(f"on_bad_image must be 'error' or 'skip', got {on_bad_image!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    finder, output = make_finder(predictor, score_threshold), Path(output)
+    finder, output = make_finder(predictor, score_threshold, classes), Path(output)
     found = [source for source in find_sources(sources) if not _is_own_result(source.path, output)]
     with staging(output) as folder:
         job = _Job(
@@ -144,7 +146,10 @@ def predict_to_folder(
 
 def _is_own_result(path: Path, output: Path) -> bool:
     """Whether an earlier call wrote this file; `output` may lie inside the folder that is searched."""
-    return path.stem.endswith((ObjectFinder.suffix, LabelFinder.suffix)) and output.resolve() in path.resolve().parents
+    return (
+        path.stem.endswith((ObjectFinder.suffix, ClassLocator.suffix, LabelFinder.suffix))
+        and output.resolve() in path.resolve().parents
+    )
 
 
 def _predict_images(job: _Job, sources: Sequence[Source]) -> None:

@@ -11,7 +11,6 @@ from torch import nn
 from detres import wiring
 from detres.api import choose_device
 from detres.config import Config, config_from_dict, config_to_dict
-from detres.config.model import ClassifierSettings
 from detres.engine.checkpoint import save_checkpoint
 from detres.engine.norm_statistics import recompute_norm_statistics
 from detres.engine.progress import build_reporter
@@ -108,7 +107,7 @@ def _evaluated(evaluator: Evaluator | None, model: nn.Module) -> Metrics | None:
 
 def _save(path: Path, model: nn.Module, config: Config, names: Sequence[str], metrics: Metrics | None) -> None:
     state = {
-        "kind": "classifier" if isinstance(config.model, ClassifierSettings) else "detector",
+        "kind": config.kind,
         "config": config_to_dict(config),
         "class_names": list(names),
         "model": {key: tensor.cpu() for key, tensor in model.state_dict().items()},

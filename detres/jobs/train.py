@@ -11,7 +11,6 @@ from torch import nn
 from detres import wiring
 from detres.api import choose_device
 from detres.config import Config, LoadedConfig, config_to_dict, format_resolved
-from detres.config.model import ClassifierSettings
 from detres.engine.curves import draw_curves
 from detres.engine.progress import build_reporter
 from detres.engine.records import Summary
@@ -109,7 +108,7 @@ def _build_trainer(
         run,
         trainer_settings(config, scaled.steps),
         header={
-            "kind": "classifier" if isinstance(config.model, ClassifierSettings) else "detector",
+            "kind": config.kind,
             "config": config_to_dict(config),
             "class_names": list(train_set.class_names),
         },

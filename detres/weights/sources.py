@@ -22,7 +22,7 @@ from detres.weights.report import WeightsError
 from detres.weights.tensor_files import read_file, unwrap
 from detres.weights.torchvision_names import classifier_from_torchvision
 
-Kind = Literal["detector", "classifier", "state_dict"]
+Kind = Literal["detector", "classifier", "localizer", "state_dict"]
 Background = Literal["first", "last"]
 
 TORCHVISION = "torchvision:"
@@ -36,7 +36,7 @@ class LoadedWeights:
 
     state_dict   tensors by name, on the CPU
     class_names  one per class, empty when the source does not tell
-    kind         detector or classifier where the source tells, else state_dict
+    kind         detector, classifier or localizer where the source tells, else state_dict
     config       the run's configuration (a detres checkpoint), else None
     source       the path or name that was read, for messages
     background   the row of the background class in a detector's head, None when the source does not tell
@@ -113,9 +113,9 @@ def _from_checkpoint(content: Mapping[str, Any], name: str) -> LoadedWeights:
     version, kind, model = content.get("version"), content.get("kind"), content.get("model")
     if not isinstance(version, int) or version > _VERSION:
         raise WeightsError(f"{name}: checkpoint version {version!r}, this detres reads up to {_VERSION}; update detres")
-    if kind not in ("detector", "classifier") or not isinstance(model, Mapping):
+    if kind not in ("detector", "classifier", "localizer") or not isinstance(model, Mapping):
         raise WeightsError(
-            f"{name}: a detres checkpoint must have a kind (detector or classifier) and a model, "
+            f"{name}: a detres checkpoint must have a kind (detector, classifier or localizer) and a model, "
             f"found kind {kind!r} and model of type {type(model).__name__}; write it again"
         )
     config = content.get("config")

@@ -4,6 +4,7 @@ from detres.wiring.checkpoints import model_from_checkpoint, predictor_from_chec
 from detres.wiring.datasets import (
     AnyDataset,
     build_dataset,
+    build_detection_loader,
     build_eval_dataset,
     build_eval_loader,
     build_split,
@@ -22,6 +23,7 @@ __all__ = [
     "AnyDataset",
     "build_backbone",
     "build_dataset",
+    "build_detection_loader",
     "build_detector",
     "build_eval_dataset",
     "build_eval_loader",

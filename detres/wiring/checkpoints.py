@@ -4,17 +4,16 @@ from pathlib import Path
 
 import torch
 
-from detres.api import Detector, ImageClassifier
-from detres.classifier import Classifier
+from detres.api import AnyPredictor, Detector, ImageClassifier, ImageLocalizer
 from detres.config import Config, config_from_dict
-from detres.detector import FasterRCNN
+from detres.detector import FasterRCNN, Localizer
 from detres.engine.checkpoint import CheckpointError, load_checkpoint, load_model_state
 from detres.weights.imagenet import with_words
 from detres.weights.report import WeightsError
 from detres.weights.sources import TORCHVISION, ZOO, LoadedWeights, read_state_dict
 from detres.wiring.datasets import build_transforms
 from detres.wiring.foreign import class_names_of, implied_config
-from detres.wiring.networks import build_model, load_whole_model
+from detres.wiring.networks import Network, build_model, load_whole_model
 
 _OWN_ADAPTERS = (  # they are ours, although `type` names them as it names classes of anybody's
     "detres.integrations.torchvision:TorchvisionBackbone",
@@ -22,9 +21,7 @@ _OWN_ADAPTERS = (  # they are ours, although `type` names them as it names class
 )
 
 
-def model_from_checkpoint(
-    path: str | Path, *, trust_code: bool = False
-) -> tuple[FasterRCNN | Classifier, Config, tuple[str, ...]]:
+def model_from_checkpoint(path: str | Path, *, trust_code: bool = False) -> tuple[Network, Config, tuple[str, ...]]:
     """The network of a checkpoint with its (averaged) weights, its configuration and its class names.
 
     Besides detres's own checkpoints: `zoo:NAME`, `torchvision:NAME`, and files of other toolkits that are recognised.
@@ -62,7 +59,7 @@ def _foreign(path: str | Path) -> LoadedWeights | None:
     return found if found.implied is not None else None
 
 
-def _model_from_foreign(found: LoadedWeights) -> tuple[FasterRCNN | Classifier, Config, tuple[str, ...]]:
+def _model_from_foreign(found: LoadedWeights) -> tuple[Network, Config, tuple[str, ...]]:
     config, names = implied_config(found), class_names_of(found)
     model = build_model(config, len(names))
     load_whole_model(model, found, names)
@@ -86,10 +83,11 @@ def refuse_named_code(config: Config, source: str | Path, *, data: bool) -> None
 
 def predictor_from_checkpoint(
     path: str | Path, device: str | torch.device = "auto", *, trust_code: bool = False
-) -> Detector | ImageClassifier:
-    """What `detres.load` returns: a Detector or an ImageClassifier, by what the checkpoint holds."""
+) -> AnyPredictor:
+    """What `detres.load` returns: a Detector, ImageClassifier or ImageLocalizer, by what the checkpoint holds."""
     model, config, names = model_from_checkpoint(path, trust_code=trust_code)
-    kind = Detector if isinstance(model, FasterRCNN) else ImageClassifier
+    kinds: dict[type, type[AnyPredictor]] = {FasterRCNN: Detector, Localizer: ImageLocalizer}
+    kind = kinds.get(type(model), ImageClassifier)
     return kind(
         model,
         names if kind is Detector else with_words(names),

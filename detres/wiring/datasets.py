@@ -10,16 +10,25 @@ import numpy as np
 from detres.config import Config
 from detres.config import data as data_settings
 from detres.config import model as model_settings
+from detres.config.localizer import LocalizerSettings
 from detres.data.annotations import DetectionDataset
+from detres.data.box_lists import BoxListDataset
 from detres.data.cifar import Cifar10Dataset
 from detres.data.coco import CocoDataset
 from detres.data.flat_images import FlatImagesDataset
 from detres.data.image_folder import ImageFolderDataset
+from detres.data.imagenet_loc import ImageNetLocDataset
 from detres.data.joined import JoinedDataset
 from detres.data.loader import EvalLoader, TrainLoader
+from detres.data.localization import OneClassDataset
 from detres.data.own import hold_out, open_own_data
 from detres.data.sampler import TrainSampler
-from detres.data.samples import ClassificationDataset, TransformedClassificationDataset, TransformedDetectionDataset
+from detres.data.samples import (
+    ClassificationDataset,
+    TransformedClassificationDataset,
+    TransformedDetectionDataset,
+    TransformedSamples,
+)
 from detres.data.transforms import DetectionTransforms
 from detres.data.views import SubsetDataset, aspect_ratios, images_with_objects, repeat_factors, with_classes
 from detres.data.voc import VocDataset
@@ -40,7 +49,7 @@ def build_dataset(
     if isinstance(settings, data_settings.OwnDataset):
         return _build_own(settings, on_bad_box)
     options = settings.model_dump(exclude={"type"})
-    for name in ("annotations", "images", "root", "labels", "classes"):
+    for name in ("annotations", "images", "root", "labels", "classes", "boxes"):
         if options.get(name) is not None:
             options[name] = data_root() / options[name]
     match settings:
@@ -48,6 +57,10 @@ def build_dataset(
             return CocoDataset(**options, on_bad_box=on_bad_box)
         case data_settings.VocDataset():
             return VocDataset(**options, on_bad_box=on_bad_box)
+        case data_settings.ImageNetLocDataset():
+            return ImageNetLocDataset(**options, on_bad_box=on_bad_box)
+        case data_settings.BoxListDataset():
+            return BoxListDataset(**options, on_bad_box=on_bad_box)
         case data_settings.ImageFolderDataset():
             return ImageFolderDataset(**options, class_names=class_names)
         case data_settings.FlatImagesDataset():
@@ -87,6 +100,8 @@ def build_train_dataset(config: Config) -> AnyDataset:
     detection = cast(DetectionDataset, dataset)
     if is_held_out(config.data.val):
         detection = SubsetDataset(detection, _held_out(detection, config.data.val)[0])
+    if isinstance(config.model, LocalizerSettings):
+        return OneClassDataset(detection, "data.train")
     if not config.data.keep_empty_images:
         detection = SubsetDataset(detection, images_with_objects(detection))
     return detection
@@ -143,7 +158,8 @@ def build_eval_dataset(config: Config, class_names: Sequence[str], split: str = 
                 f"set in their order: {', '.join(class_names[:8])} ..."
             )
         return dataset
-    return with_classes(cast(DetectionDataset, dataset), class_names, where)
+    detection = with_classes(cast(DetectionDataset, dataset), class_names, where)
+    return OneClassDataset(detection, where) if isinstance(config.model, LocalizerSettings) else detection
 
 
 def build_transforms(config: Config, training: bool) -> DetectionTransforms:
@@ -180,8 +196,20 @@ def build_train_loader(config: Config, dataset: AnyDataset, *, pin_memory: bool 
 
 def build_eval_loader(config: Config, dataset: AnyDataset) -> EvalLoader:
     """Every image of the set once, in order."""
+    return _eval_loader(config, _samples(config, dataset, training=False))
+
+
+def build_detection_loader(config: Config, dataset: AnyDataset) -> EvalLoader:
+    """Every image of a detection set once, in order, as a model of another kind sees it (a localizer's classifier)."""
+    annotated = cast(DetectionDataset, dataset)
+    transforms = build_transforms(config, training=False)
+    samples = TransformedDetectionDataset(annotated, transforms, config.seed, config.data.on_bad_image)
+    return _eval_loader(config, samples)
+
+
+def _eval_loader(config: Config, samples: TransformedSamples) -> EvalLoader:
     return EvalLoader(
-        _samples(config, dataset, training=False),
+        samples,
         config.eval.batch_size,
         size_divisibility=config.model.pixels.size_divisibility,
         workers=config.data.workers,

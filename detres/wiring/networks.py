@@ -13,7 +13,8 @@ from detres.classifier.vgg_head import VGGHead
 from detres.config import Config
 from detres.config import backbones as backbone_settings
 from detres.config import model as model_settings
-from detres.detector import FasterRCNN
+from detres.config.localizer import LocalizerSettings
+from detres.detector import FasterRCNN, Localizer
 from detres.detector.anchors import AnchorGenerator
 from detres.detector.box_head import BoxPredictor, Conv5Head, ConvFCHead, FCHead
 from detres.detector.cascade import CascadeRoIHeads
@@ -25,9 +26,11 @@ from detres.weights.agreement import backbone_mismatch, detector_mismatch, pixel
 from detres.weights.backbone import load_backbone
 from detres.weights.formats import Implied
 from detres.weights.load import load_weights
-from detres.weights.report import LoadReport, LoadRow
+from detres.weights.report import LoadReport, LoadRow, WeightsError, shorten
 from detres.weights.sources import LoadedWeights, read_state_dict
 from detres.wiring.outside import outside_class
+
+Network = FasterRCNN | Classifier | Localizer
 
 PRETRAINED = "pretrained"  # model.backbone.weights of a backbone whose library publishes weights for it
 
@@ -107,12 +110,27 @@ def _build_box_head(settings: model_settings.FasterRCNNSettings, channels: int) 
             return Conv5Head(conv5, conv5.out_channels)
 
 
-def build_model(config: Config, num_classes: int) -> FasterRCNN | Classifier:
+def build_localizer(settings: LocalizerSettings, num_classes: int) -> Localizer:
+    """The localizer that `model` describes, randomly initialised, for `num_classes` classes."""
+    others = settings.model_dump(exclude={"type", "backbone", "pixels", "anchors", "sampling", "weights"})
+    return Localizer(
+        PixelNormalizer(**settings.pixels.model_dump()),
+        build_backbone(settings.backbone),
+        AnchorGenerator([settings.anchors.sizes], settings.anchors.aspect_ratios),
+        num_classes,
+        **others,
+        **settings.sampling.model_dump(),
+    )
+
+
+def build_model(config: Config, num_classes: int) -> Network:
     """The network that `model` describes, initialised at random from the config's seed."""
     torch.manual_seed(config.seed)
     settings = config.model
     if isinstance(settings, model_settings.FasterRCNNSettings):
         return build_detector(settings, num_classes)
+    if isinstance(settings, LocalizerSettings):
+        return build_localizer(settings, num_classes)
     backbone = build_backbone(settings.backbone)
     return Classifier(
         backbone,
@@ -132,9 +150,7 @@ def _build_classifier_head(settings: model_settings.LinearHead | model_settings.
     return VGGHead(last.channels, **settings.model_dump(exclude={"type"}))
 
 
-def load_initial_weights(
-    model: FasterRCNN | Classifier, config: Config, class_names: Sequence[str]
-) -> list[LoadReport]:
+def load_initial_weights(model: Network, config: Config, class_names: Sequence[str]) -> list[LoadReport]:
     """Load what `model.weights` (a whole model) or else `model.backbone.weights` name; one report for each file."""
     if config.model.weights is not None:
         found = read_state_dict(config.model.weights)
@@ -151,7 +167,7 @@ def load_initial_weights(
     return []
 
 
-def _load_own_weights(model: FasterRCNN | Classifier, config: Config) -> LoadReport:
+def _load_own_weights(model: Network, config: Config) -> LoadReport:
     """Load the weights that the library of a backbone of its own publishes for it (detres.integrations)."""
     backbone: Any = getattr(model.backbone, "body", model.backbone)
     if not hasattr(backbone, "load_pretrained"):
@@ -177,8 +193,17 @@ def warn_of_differences(found: LoadedWeights, config: Config) -> None:
             warnings.warn(mismatch, stacklevel=3)
 
 
-def load_whole_model(model: FasterRCNN | Classifier, found: LoadedWeights, class_names: Sequence[str]) -> LoadReport:
-    """Copy weights of the same architecture into `model`, the head by the class names of both."""
+def load_whole_model(model: Network, found: LoadedWeights, class_names: Sequence[str]) -> LoadReport:
+    """Copy weights of the same architecture into `model`, the head by the class names of both.
+
+    Those of a localizer must have the same classes in the same order: WeightsError otherwise.
+    """
+    if isinstance(model, Localizer) and found.class_names and found.class_names != tuple(class_names):
+        raise WeightsError(
+            f"{found.source}: a localizer of {len(found.class_names)} classes ({shorten(found.class_names, 3)}), "
+            f"expected the {len(class_names)} of the model ({shorten(class_names, 3)}) in their order; start from its "
+            "backbone: model.backbone.weights"
+        )
     return load_weights(
         model,
         found.state_dict,

@@ -35,7 +35,7 @@ def test_an_empty_configuration_misses_every_part(tmp_path: Path, monkeypatch: p
     Path("c.yaml").write_text("{}")
     found = mistakes("c.yaml")
     assert [line.split(";")[0] for line in found] == [f"c.yaml:1: {key}: missing" for key in ("model", "data", "train")]
-    assert found[0].endswith("expected settings with type: faster_rcnn or classifier")
+    assert found[0].endswith("expected settings with type: faster_rcnn, classifier or localizer")
 
 
 def test_the_smallest_configuration(tmp_path: Path) -> None:
@@ -69,8 +69,8 @@ def test_the_smallest_configuration(tmp_path: Path) -> None:
         ("data.train_transforms.0.short=600", "data.train_transforms.0.short: got 600, expected a list"),
         (
             "data.val=null",
-            "data.val: got null, expected settings with type: coco, voc, own, image_folder, flat_images, cifar10 or "
-            "module:Class",
+            "data.val: got null, expected settings with type: coco, voc, own, imagenet_loc, box_lists, image_folder, "
+            "flat_images, cifar10 or module:Class",
         ),
         # Impossible values
         ("train.optimizer.lr=-1", "train.optimizer.lr: got -1, expected a number greater than 0"),
@@ -103,7 +103,7 @@ def test_the_smallest_configuration(tmp_path: Path) -> None:
         ("data.train_transforms=[{type: large_scale_jitter, min_scale: 3}]", "0.min_scale: got 3.0, expected at most"),
         ("data.eval_transforms=[{type: random_resized_crop, size: 2, ratio: [2, 1]}]", "0.ratio: got [2.0, 1.0]"),
         ("eval.metric=classification", "eval.metric: got 'classification', expected coco or voc"),
-        ("data.val={type: image_folder, root: x}", "data.val.type: got 'image_folder', expected coco, voc or own"),
+        ("data.val={type: image_folder, root: x}", "data.val.type: got 'image_folder', expected coco, voc, own,"),
         ("data.train={type: own, images: x}", "data.train.annotations: got null, expected a COCO instances file or a"),
         ("data.train={type: own, annotations: x}", "data.train.images: got null, expected the folder of the images"),
         ("data.val={type: own, annotations: x}", "data.val.images: got null, expected the folder of the images"),
@@ -269,7 +269,7 @@ def test_values_that_cannot_go_together_are_refused(overrides: list[str], messag
             "model.roi_heads.box_head.norm=group",
             "type conv_fc, model.roi_heads.box_head of type fc takes type, num_fcs",
         ),
-        ("data.train.split=x", "type voc or cifar10, data.train of type coco takes type, annotations,"),
+        ("data.train.split=x", "type voc, imagenet_loc or cifar10, data.train of type coco takes type, annotations,"),
         ("model.label_smoothing=0.1", "type classifier, model of type faster_rcnn takes type, backbone,"),
     ],
 )

@@ -10,9 +10,10 @@ from detres.classifier import Classifier
 from detres.config import Config, load_config
 from detres.config.backbones import CifarResNetSettings
 from detres.config.files import shipped_configs
+from detres.config.localizer import LocalizerSettings
 from detres.config.model import ClassifierSettings, VGGHead
 from detres.config.model import Conv5Head as Conv5Settings
-from detres.detector import FasterRCNN
+from detres.detector import FasterRCNN, Localizer
 from detres.detector.box_head import Conv5Head
 from detres.engine.optimizer import build_optimizer
 from detres.structures import GroundTruth, ImageBatch
@@ -34,6 +35,10 @@ def test_every_shipped_configuration_builds(name: str) -> None:
     assert any(parameter.requires_grad for parameter in model.parameters())
     if isinstance(config.model, ClassifierSettings):
         assert isinstance(model, Classifier) and model.fc.out_features == 7
+        return
+    if isinstance(config.model, LocalizerSettings):
+        assert isinstance(model, Localizer) and model.num_classes == 7
+        assert model.head.num_anchors == len(config.model.anchors.sizes) * len(config.model.anchors.aspect_ratios)
         return
     assert isinstance(model, FasterRCNN)
     assert model.roi_heads.box_predictor.cls_score.out_features == 8
@@ -62,6 +67,8 @@ def _shrunk(name: str) -> Config:
         smaller.append("model.backbone.depth=8")
     if isinstance(found, ClassifierSettings):
         return load_config(name, smaller + ["model.head.channels=16"] * isinstance(found.head, VGGHead)).config
+    if isinstance(found, LocalizerSettings):
+        return load_config(name, [*smaller, "model.channels=16"]).config
     top = {"pre": 50, "post": 10}
     smaller += [f"model.rpn.{k}_nms_top_n_{mode}={n}" for k, n in top.items() for mode in ("train", "test")]
     smaller += ["model.roi_heads.sampling.batch_size=8", "model.roi_heads.score_threshold=0.0", "model.rpn.channels=16"]

@@ -57,10 +57,15 @@ class Finding:
 
 
 class Findings:
-    """The findings of all checks that apply, in the order of CHECKS; `has_boxes`: the sets are for detection."""
+    """The findings of all checks that apply, in the order of CHECKS.
 
-    def __init__(self, has_boxes: bool) -> None:
-        self.by_key = {key: Finding(check) for key, check in CHECKS.items() if has_boxes or not check.boxes}
+    has_boxes    the sets are for detection
+    has_anchors  the model is a detector, whose anchors are to fit the boxes at the scales of training
+    """
+
+    def __init__(self, has_boxes: bool, has_anchors: bool) -> None:
+        applying = {key: check for key, check in CHECKS.items() if has_boxes or not check.boxes}
+        self.by_key = {key: Finding(c) for key, c in applying.items() if has_anchors or key != "anchor_coverage"}
 
     def add(self, key: str, text: str, shots: tuple[Shot, ...] = (), severity: Severity | None = None) -> None:
         """One more case."""

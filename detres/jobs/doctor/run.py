@@ -11,7 +11,7 @@ import numpy as np
 from detres import wiring
 from detres.config import Config, LoadedConfig
 from detres.config.data import CocoDataset, Dataset, OwnDataset
-from detres.config.model import ClassifierSettings
+from detres.config.model import ClassifierSettings, FasterRCNNSettings
 from detres.files.atomic_file import require_writable, write_text_atomically
 from detres.jobs.doctor.anchors import check_anchors, smallest_scales
 from detres.jobs.doctor.boxes import check_boxes, find_faults
@@ -79,7 +79,8 @@ def _fixed(patient: Patient, fix: str | Path | None) -> tuple[str, ...]:
 def examine(config: Config, workers: int, progress: Progress) -> Patient:
     """Read everything that the configuration names and look for everything in CHECKS."""
     is_detection = not isinstance(config.model, ClassifierSettings)
-    findings = Findings(is_detection)
+    has_anchors = isinstance(config.model, FasterRCNNSettings)
+    findings = Findings(is_detection, has_anchors)
     splits = []
     for name, settings in _entries(config).items():
         progress(0, None, f"annotations of {name}")
@@ -92,6 +93,7 @@ def examine(config: Config, workers: int, progress: Progress) -> Patient:
     if is_detection:
         check_boxes(splits, faults, sizes, config.data.on_bad_box, findings)
         check_emptiness(splits, faults, findings)
+    if has_anchors:
         progress(0, None, "anchors")
         check_anchors(config, splits, faults, sizes, findings)
     check_classes(splits, faults, findings)

@@ -31,7 +31,7 @@ class _Tags(HTMLParser):
 
 
 def test_without_findings() -> None:
-    page = build_page("empty", [], Findings(has_boxes=True), lambda _: None)
+    page = build_page("empty", [], Findings(has_boxes=True, has_anchors=True), lambda _: None)
     assert "<section" not in page and page.count(">ok<") == len(CHECKS)
 
 
@@ -66,7 +66,7 @@ def test_boxes_that_cannot_be_drawn(tmp_path: Path) -> None:
     picture = draw_shot(Shot(path, (99, 99), boxes, ["x"] * 5, boxes))
     assert picture is not None and max(picture.size) < 2 * SIDE
     assert draw_shot(Shot(str(tmp_path / "absent.png"), None)) is None
-    findings = Findings(has_boxes=False)
+    findings = Findings(has_boxes=False, has_anchors=False)
     findings.add_all("leaks", 30, [Example("two", (Shot(path, None), Shot("", None)))] * 30)
     page = build_page("x", ["y"], findings, lambda _: None)
     assert page.count("<img") == 6 and page.count("<li>") == 20 and "10 more are not shown" in page
