@@ -115,6 +115,11 @@ class BoxPredictor(nn.Module):
             return labels * 0
         return labels + (self.background == "first")
 
+    def class_deltas(self, deltas: Tensor) -> Tensor:
+        """Deltas (M, K, 4) of the classes 0 ... K-1, or (M, 1, 4) for all of them."""
+        has_unused_row = self.background == "first" and not self.class_agnostic
+        return deltas[:, 1:] if has_unused_row else deltas
+
     def probabilities(self, logits: Tensor) -> Tensor:
         """Class probabilities (M, K) without the background's."""
         probabilities = logits.softmax(dim=-1)

@@ -121,6 +121,19 @@ class RoIHeads(nn.Module):
         return boxes.gather(1, wide), labels, matched_boxes, chosen.valid
 
     @torch.no_grad()
+    def predict_regions(
+        self, images: ImageBatch, features: Mapping[str, Tensor], boxes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Class probabilities (N, R, K) without the background's, and new boxes (N, R, K, 4), of boxes (N, R, 4).
+
+        The new boxes are not clipped; class-agnostic regression gives one for all classes: (N, R, 1, 4).
+        """
+        logits, deltas = self.regions(features, boxes)
+        scores = self.box_predictor.probabilities(logits)
+        decoded = self.coder.decode(self.box_predictor.class_deltas(deltas), boxes.flatten(0, 1)[:, None])
+        return scores.unflatten(0, boxes.shape[:2]), decoded.unflatten(0, boxes.shape[:2])
+
+    @torch.no_grad()
     def detect(self, images: ImageBatch, features: Mapping[str, Tensor], proposals: Proposals) -> list[Detections]:
         """Detections of every image, in pixels of the resized images."""
         logits, deltas = self.regions(features, proposals.boxes_xyxy)
