@@ -18,6 +18,7 @@ from detres.config.fields import (
 )
 
 LevelSizes = Annotated[list[PositiveFloat], Field(min_length=1)]
+CoderWeights = Annotated[list[PositiveFloat], Field(min_length=4, max_length=4)]
 BoxLoss = Literal["l1", "smooth_l1", "giou", "diou", "ciou"]
 
 
@@ -84,7 +85,9 @@ class RoISampling(Settings):
     positive_iou: Fraction = 0.5
     negative_iou: Fraction = 0.5
     batch_size: PositiveInt = 512  # per image
-    positive_fraction: Fraction = 0.25
+    positive_fraction: Fraction = 0.25  # without effect with ohem
+    ohem: bool = False  # those of the largest losses instead of random ones (Shrivastava et al., 2016)
+    ohem_nms_iou: Fraction = 0.7  # of two regions that overlap more, only the one with the larger loss
 
     def _mistakes(self) -> Iterator[tuple[str, str]]:
         return _reversed_ious(self)
@@ -146,11 +149,35 @@ class RoIPoolSettings(Settings):
     canonical_level: PositiveInt = 4
 
 
+class CascadeSettings(Settings):
+    """Cascade R-CNN's stages (detres.detector.cascade.CascadeRoIHeads): one entry of each list for every stage.
+
+    They stand in place of sampling.positive_iou, sampling.negative_iou and box_coder_weights. The paper regresses
+    boxes for all classes together: class_agnostic true.
+    """
+
+    positive_ious: Annotated[list[Fraction], Field(min_length=2)] = [0.5, 0.6, 0.7]  # background is what is below
+    box_coder_weights: list[CoderWeights] = [
+        [10.0, 10.0, 5.0, 5.0],
+        [20.0, 20.0, 10.0, 10.0],
+        [30.0, 30.0, 15.0, 15.0],
+    ]
+    loss_weights: list[NonNegativeFloat] = [1.0, 0.5, 0.25]
+
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        for key in ("box_coder_weights", "loss_weights"):
+            if len(getattr(self, key)) != len(self.positive_ious):
+                text = f"got {len(getattr(self, key))} entries, expected {len(self.positive_ious)}"
+                yield key, f"{text}: one for each stage, as in positive_ious"
+
+
 class RoIHeadSettings(Settings):
     """The second stage (detres.detector.roi_heads.RoIHeads)."""
 
     pool: RoIPoolSettings = RoIPoolSettings()
     box_head: Annotated[FCHead | ConvFCHead | Conv5Head, ByType()] = FCHead()
+    global_context: bool = False  # the whole image's feature beside each region's (He et al., 2016, appendix B)
+    cascade: CascadeSettings | None = None
     class_agnostic: bool = False
     background: Literal["last", "first"] = "last"  # row of the background class; "first" is torchvision's layout
     sampling: RoISampling = RoISampling()
@@ -158,7 +185,7 @@ class RoIHeadSettings(Settings):
     box_loss: BoxLoss = "l1"
     smooth_l1_beta: NonNegativeFloat = 0.0
     box_loss_weight: NonNegativeFloat = 1.0
-    box_coder_weights: Annotated[list[PositiveFloat], Field(min_length=4, max_length=4)] = [10.0, 10.0, 5.0, 5.0]
+    box_coder_weights: CoderWeights = [10.0, 10.0, 5.0, 5.0]
     score_threshold: Fraction = 0.05
     nms: Literal["hard", "soft_linear", "soft_gaussian"] = "hard"
     nms_iou: Fraction = 0.5

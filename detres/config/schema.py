@@ -11,11 +11,6 @@ from detres.config.fields import ByType, Settings
 from detres.config.model import ClassifierSettings, FasterRCNNSettings
 from detres.config.train import EvalSettings, TrainSettings
 
-_LOSSES = {  # what the networks' losses are called in a validation
-    "faster_rcnn": ["loss", "loss_rpn_objectness", "loss_rpn_box", "loss_classifier", "loss_box"],
-    "classifier": ["loss", "loss_cls"],
-}
-
 
 class Config(Settings):
     """A whole run: the model, its data, how it is trained and how it is judged."""
@@ -34,7 +29,7 @@ class Config(Settings):
         return self.train.best_metric or self.eval.main_metric
 
     def _mistakes(self) -> Iterator[tuple[str, str]]:
-        losses = [f"val_{name}" for name in _LOSSES[self.model.type]]
+        losses = [f"val_{name}" for name in _loss_names(self.model)]
         known = [*self.eval.metric_names, *(losses if self.train.val_loss else [])]
         if self.best_metric not in known:
             remedy = "; set train.val_loss to true to use it" if self.best_metric in losses else ""
@@ -61,3 +56,13 @@ class Config(Settings):
                 kinds = "image_folder, flat_images or cifar10" if classifies else "coco or voc"
                 text = f"got {dataset.type!r}, expected {kinds} (or module:Class) with model.type {self.model.type}"
                 yield f"data.{name}.type", text
+
+
+def _loss_names(model: FasterRCNNSettings | ClassifierSettings) -> list[str]:
+    """What the network's losses are called in a validation."""
+    if isinstance(model, ClassifierSettings):
+        return ["loss", "loss_cls"]
+    cascade = model.roi_heads.cascade
+    stages = [""] if cascade is None else [f"_{number}" for number in range(1, len(cascade.positive_ious) + 1)]
+    second = [f"{name}{stage}" for stage in stages for name in ("loss_classifier", "loss_box")]
+    return ["loss", "loss_rpn_objectness", "loss_rpn_box", *second]

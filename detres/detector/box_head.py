@@ -3,6 +3,7 @@
 Shapes: M regions of all images, C channels, S the pooled size, K classes.
 """
 
+import torch
 from torch import Tensor, nn
 
 from detres.layers.norm import ConvNorm, make_norm
@@ -114,6 +115,10 @@ class BoxPredictor(nn.Module):
         if self.class_agnostic:
             return labels * 0
         return labels + (self.background == "first")
+
+    def deltas_of(self, deltas: Tensor, labels: Tensor) -> Tensor:
+        """Of deltas (M, box rows, 4) the row of each label (M,) 0 ... K-1: (M, 4)."""
+        return deltas[torch.arange(len(deltas), device=deltas.device), self.box_row(labels)]
 
     def class_deltas(self, deltas: Tensor) -> Tensor:
         """Deltas (M, K, 4) of the classes 0 ... K-1, or (M, 1, 4) for all of them."""

@@ -29,7 +29,10 @@ class FasterRCNN(nn.Module):
         return self.roi_heads.box_predictor.num_classes
 
     def forward(self, images: ImageBatch, targets: GroundTruth) -> dict[str, Tensor]:
-        """The four losses, scalars: loss_rpn_objectness, loss_rpn_box, loss_classifier, loss_box."""
+        """The four losses, scalars: loss_rpn_objectness, loss_rpn_box, loss_classifier, loss_box.
+
+        A cascade has the last two for each stage: loss_classifier_1, loss_box_1, ...
+        """
         features = self.backbone(self.pixels(images))
         proposals, rpn_losses = self.rpn(images, features, targets)
         return {**rpn_losses, **self.roi_heads.losses(images, features, proposals, targets)}

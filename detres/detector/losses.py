@@ -37,6 +37,10 @@ class BoxLoss:
 
         What lies where the weight is zero (padding, background) may hold anything and adds nothing.
         """
+        return self.each(deltas, references, targets, weight).sum()
+
+    def each(self, deltas: Tensor, references: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+        """The same before it is summed: (...)."""
         chosen = weight > 0
         references = torch.where(chosen[..., None], references, references.new_tensor([0.0, 0.0, 1.0, 1.0]))
         targets = torch.where(chosen[..., None], targets, references)
@@ -45,4 +49,4 @@ class BoxLoss:
             loss = IOU_LOSSES[self.kind](self.coder.decode(deltas, references), targets)
         else:
             loss = smooth_l1(deltas - self.coder.encode(targets, references), self.beta).sum(dim=-1)
-        return (loss * weight).sum()
+        return loss * weight

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from detres.detector.box_coder import BoxCoder
 from detres.detector.box_head import BoxPredictor
+from detres.detector.hard_examples import hardest, only_looking
 from detres.detector.losses import BoxLoss
-from detres.detector.target_assignment import assign, sample
+from detres.detector.region_targets import LabelledRegions, label_regions
+from detres.detector.target_assignment import sample
 from detres.layers.nms import batched_nms, soft_nms
 from detres.layers.roi_pool import RoIPooler
 from detres.structures import Detections, GroundTruth, ImageBatch, Proposals
@@ -25,7 +27,9 @@ _SAMPLING_KEY = 0x526F49  # keeps the RoI heads' random choice apart from the RP
 class RoIHeads(nn.Module):
     """Pooling, box head and predictor, the targets and losses of training, the selection of detections at test time.
 
-    names: the feature levels to pool from. The settings are those of detres.config.model.RoIHeadSettings.
+    names: the feature levels to pool from. The settings are those of detres.config.model.RoIHeadSettings. With
+    `global_context` (He et al., 2016, appendix B) the predictor takes twice what the box head gives: the feature of
+    the region and that of the whole image, which goes through the same pooling and box head.
     """
 
     def __init__(
@@ -35,10 +39,13 @@ class RoIHeads(nn.Module):
         box_head: nn.Module,
         box_predictor: BoxPredictor,
         *,
+        global_context: bool = False,
         positive_iou: float = 0.5,
         negative_iou: float = 0.5,
         batch_size: int = 512,
         positive_fraction: float = 0.25,
+        ohem: bool = False,
+        ohem_nms_iou: float = 0.7,
         add_ground_truth: bool = True,
         box_loss: str = "l1",
         smooth_l1_beta: float = 0.0,
@@ -57,8 +64,10 @@ class RoIHeads(nn.Module):
             raise ValueError(f"nms must be one of hard, soft_linear, soft_gaussian; got {nms!r}")
         self.names = list(names)
         self.pooler, self.box_head, self.box_predictor = pooler, box_head, box_predictor
+        self.global_context = global_context
         self.positive_iou, self.negative_iou = positive_iou, negative_iou
         self.batch_size, self.positive_fraction = batch_size, positive_fraction
+        self.ohem, self.ohem_nms_iou = ohem, ohem_nms_iou
         self.add_ground_truth = add_ground_truth
         self.coder = BoxCoder(box_coder_weights, symmetric_clamp=symmetric_clamp)
         self.box_loss = BoxLoss(self.coder, box_loss, smooth_l1_beta)
@@ -71,54 +80,90 @@ class RoIHeads(nn.Module):
         )
         self.detections_per_image, self.min_size = detections_per_image, min_size
 
-    def regions(self, features: Mapping[str, Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
+    def regions(self, images: ImageBatch, features: Mapping[str, Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (M, K + 1) and deltas (M, box rows, 4) of boxes (N, R, 4)."""
-        pooled = self.pooler([features[name] for name in self.names], boxes)
-        return self.box_predictor(self.box_head(pooled))
+        return self.classify(self.pool(images, features, boxes), len(boxes))
+
+    def pool(self, images: ImageBatch, features: Mapping[str, Tensor], boxes: Tensor) -> Tensor:
+        """Features of the boxes (N, R, 4), cut out; with global context the image's own box follows on each image's.
+
+        (M, C, S, S), or (N * (R + 1), C, S, S).
+        """
+        if self.global_context:
+            boxes = torch.cat([boxes, _whole_images(images.sizes_hw).to(boxes)], dim=1)
+        return self.pooler([features[name] for name in self.names], boxes)
+
+    def classify(self, pooled: Tensor, num_images: int) -> tuple[Tensor, Tensor]:
+        """Class logits (M, K + 1) and deltas (M, box rows, 4) of what `pool` gives."""
+        hidden = self.box_head(pooled)
+        if self.global_context:
+            per_image = hidden.unflatten(0, (num_images, -1))
+            own, whole = per_image[:, :-1], per_image[:, -1:]
+            hidden = torch.cat([own, whole.expand_as(own)], dim=2).flatten(0, 1)
+        return self.box_predictor(hidden)
 
     def losses(
         self, images: ImageBatch, features: Mapping[str, Tensor], proposals: Proposals, targets: GroundTruth
     ) -> dict[str, Tensor]:
         """Classification and box loss on a sample of the proposals (and of the ground truth itself)."""
-        boxes, labels, matched_boxes, valid = self.sample_regions(images, proposals, targets)
-        logits, deltas = self.regions(features, boxes)
-        labels, valid = labels.flatten(), valid.flatten().float()
+        regions = self.sample_regions(images, features, proposals, targets)
+        logits, deltas = self.regions(images, features, regions.boxes_xyxy)
+        return self.region_losses(logits, deltas, regions)
+
+    def region_losses(self, logits: Tensor, deltas: Tensor, regions: LabelledRegions) -> dict[str, Tensor]:
+        """Both losses, means over the valid regions, of their logits (M, K + 1) and deltas (M, box rows, 4)."""
+        classification, box = self.losses_of_each(logits, deltas, regions)
+        count = regions.valid.sum().clamp(min=1)
+        return {"loss_classifier": classification.sum() / count, "loss_box": box.sum() / count}
+
+    def losses_of_each(self, logits: Tensor, deltas: Tensor, regions: LabelledRegions) -> tuple[Tensor, Tensor]:
+        """Classification loss (M,) and weighted box loss (M,) of every region; zero where it is not valid."""
+        labels, valid = regions.labels.flatten(), regions.valid.flatten().float()
         classification = F.cross_entropy(logits, self.box_predictor.class_row(labels), reduction="none")
         num_classes = self.box_predictor.num_classes
         positive = (labels < num_classes).float() * valid
-        row = self.box_predictor.box_row(labels.clamp(max=num_classes - 1))
-        deltas = deltas[torch.arange(len(deltas), device=deltas.device), row]
-        box = self.box_loss(deltas, boxes.flatten(0, 1), matched_boxes.flatten(0, 1), positive)
-        count = valid.sum().clamp(min=1)
-        return {
-            "loss_classifier": (classification * valid).sum() / count,
-            "loss_box": self.box_loss_weight * box / count,
-        }
+        deltas = self.box_predictor.deltas_of(deltas, labels.clamp(max=num_classes - 1))
+        boxes, matched_boxes = regions.boxes_xyxy.flatten(0, 1), regions.matched_boxes.flatten(0, 1)
+        box = self.box_loss.each(deltas, boxes, matched_boxes, positive)
+        return classification * valid, self.box_loss_weight * box
 
     @torch.no_grad()
     def sample_regions(
-        self, images: ImageBatch, proposals: Proposals, targets: GroundTruth
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Regions to learn from: boxes (N, S, 4), labels (N, S; K is background), matched boxes (N, S, 4), valid."""
+        self, images: ImageBatch, features: Mapping[str, Tensor], proposals: Proposals, targets: GroundTruth
+    ) -> LabelledRegions:
+        """Regions to learn from: drawn at random, or with `ohem` those of the largest losses; (N, S)."""
         boxes, usable = proposals.boxes_xyxy, proposals.valid
         if self.add_ground_truth:
             boxes = torch.cat([boxes, targets.boxes_xyxy], dim=1)
             usable = torch.cat([usable, targets.valid], dim=1)
-        assignment = assign(boxes, targets, self.positive_iou, self.negative_iou, low_quality=False)
-        chosen = sample(
-            assignment.labels.masked_fill(~usable, -1),
-            images.sampling_seeds ^ _SAMPLING_KEY,
-            self.batch_size,
-            self.positive_fraction,
-        )
-        wide = chosen.index[:, :, None].expand(-1, -1, 4)
-        background = torch.full_like(chosen.index, self.box_predictor.num_classes)
-        if targets.labels.shape[1] == 0:
-            return boxes.gather(1, wide), background, torch.zeros_like(wide, dtype=boxes.dtype), chosen.valid
-        matches = assignment.matches.gather(1, chosen.index)
-        labels = torch.where(chosen.positive, targets.labels.gather(1, matches), background)
-        matched_boxes = targets.boxes_xyxy.gather(1, matches[:, :, None].expand(-1, -1, 4))
-        return boxes.gather(1, wide), labels, matched_boxes, chosen.valid
+        candidates = self.label(boxes, usable, targets)
+        labels = candidates.assignment(self.box_predictor.num_classes)
+        if self.ohem:
+            losses = self._losses_as_they_stand(images, features, candidates)
+            return candidates.take(hardest(losses, boxes, labels, self.batch_size, self.ohem_nms_iou))
+        seeds = images.sampling_seeds ^ _SAMPLING_KEY
+        return candidates.take(sample(labels, seeds, self.batch_size, self.positive_fraction))
+
+    def label(self, boxes: Tensor, usable: Tensor, targets: GroundTruth) -> LabelledRegions:
+        """Targets of boxes (N, R, 4) by this stage's thresholds; `usable` (N, R) is false for padding."""
+        num_classes = self.box_predictor.num_classes
+        return label_regions(boxes, usable, targets, self.positive_iou, self.negative_iou, num_classes)
+
+    def _losses_as_they_stand(
+        self, images: ImageBatch, features: Mapping[str, Tensor], regions: LabelledRegions
+    ) -> Tensor:
+        """The sum of both losses (N, R) of all regions, without gradient."""
+        with only_looking(self.box_head, self.box_predictor):
+            logits, deltas = self.regions(images, features, regions.boxes_xyxy)
+        classification, box = self.losses_of_each(logits, deltas, regions)
+        return (classification + box).view_as(regions.valid)
+
+    def score_regions(
+        self, images: ImageBatch, features: Mapping[str, Tensor], boxes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Class probabilities (M, K) for boxes (N, R, 4), deltas (M, box rows, 4), and what those start from."""
+        logits, deltas = self.regions(images, features, boxes)
+        return self.box_predictor.probabilities(logits), deltas, boxes
 
     @torch.no_grad()
     def predict_regions(
@@ -128,34 +173,30 @@ class RoIHeads(nn.Module):
 
         The new boxes are not clipped; class-agnostic regression gives one for all classes: (N, R, 1, 4).
         """
-        logits, deltas = self.regions(features, boxes)
-        scores = self.box_predictor.probabilities(logits)
-        decoded = self.coder.decode(self.box_predictor.class_deltas(deltas), boxes.flatten(0, 1)[:, None])
+        scores, deltas, references = self.score_regions(images, features, boxes)
+        decoded = self.coder.decode(self.box_predictor.class_deltas(deltas), references.flatten(0, 1)[:, None])
         return scores.unflatten(0, boxes.shape[:2]), decoded.unflatten(0, boxes.shape[:2])
 
     @torch.no_grad()
     def detect(self, images: ImageBatch, features: Mapping[str, Tensor], proposals: Proposals) -> list[Detections]:
         """Detections of every image, in pixels of the resized images."""
-        logits, deltas = self.regions(features, proposals.boxes_xyxy)
-        per_image = proposals.boxes_xyxy.shape[1]
+        scores, deltas, boxes = self.score_regions(images, features, proposals.boxes_xyxy)
+        per_image = boxes.shape[1]
         return [
             self._detect_one(
-                logits[i * per_image : (i + 1) * per_image][valid],
+                scores[i * per_image : (i + 1) * per_image][valid],
                 deltas[i * per_image : (i + 1) * per_image][valid],
-                boxes[valid],
+                boxes[i][valid],
                 size_hw,
             )
-            for i, (boxes, valid, size_hw) in enumerate(
-                zip(proposals.boxes_xyxy, proposals.valid, images.sizes_hw, strict=True)
-            )
+            for i, (valid, size_hw) in enumerate(zip(proposals.valid, images.sizes_hw, strict=True))
         ]
 
-    def _detect_one(self, logits: Tensor, deltas: Tensor, proposals: Tensor, size_hw: Tensor) -> Detections:
+    def _detect_one(self, scores: Tensor, deltas: Tensor, regions: Tensor, size_hw: Tensor) -> Detections:
         """Only the candidates above the threshold are decoded: a few hundred of R * K."""
-        scores = self.box_predictor.probabilities(logits)
         finite = torch.isfinite(scores).all(1) & torch.isfinite(deltas).flatten(1).all(1)
         region, label = ((scores > self.score_threshold) & finite[:, None]).nonzero(as_tuple=True)
-        boxes = self.coder.decode(deltas[region, self.box_predictor.box_row(label)], proposals[region])
+        boxes = self.coder.decode(deltas[region, self.box_predictor.box_row(label)], regions[region])
         return self.select(boxes, scores[region, label], label, size_hw)
 
     def select(self, boxes: Tensor, scores: Tensor, labels: Tensor, size_hw: Tensor) -> Detections:
@@ -179,3 +220,9 @@ class RoIHeads(nn.Module):
             )
             keep, kept_scores = keep[: self.detections_per_image], kept_scores[: self.detections_per_image]
         return Detections(boxes[keep], kept_scores, labels[keep], image_size_hw=tuple(size_hw.tolist()))
+
+
+def _whole_images(sizes_hw: Tensor) -> Tensor:
+    """The box (N, 1, 4) of each image without its padding."""
+    height, width = sizes_hw[:, 0], sizes_hw[:, 1]
+    return torch.stack([height * 0, width * 0, width, height], dim=1)[:, None]

@@ -96,7 +96,7 @@ def _in_crowd(chunks: Sequence[Tensor], targets: GroundTruth) -> Tensor:
 
 @dataclass(frozen=True)
 class Sample:
-    """The boxes that enter the loss, positives first: index (N, S), positive (N, S) bool, valid (N, S) bool."""
+    """The boxes that enter the loss: index (N, S) int64, positive (N, S) bool, valid (N, S) bool."""
 
     index: Tensor
     positive: Tensor
@@ -108,7 +108,7 @@ def sample(labels: Tensor, seeds: Tensor, batch_size: int, positive_fraction: fl
 
     labels (N, B) as in Assignment; seeds (N,) int64. Shapes are static (S = min(batch_size, B)), and the choice in an
     image depends on its seed and on how many boxes there are (so on the padding of its batch), not on the device or
-    on the other images.
+    on the other images. The positives come first.
     """
     num_boxes = labels.shape[1]
     size = min(batch_size, num_boxes)

@@ -11,6 +11,7 @@ _DETECTOR = (
     ("anchors", ("sizes", "aspect_ratios", "rounded", "stride", "order")),
     ("rpn", ("symmetric_clamp",)),
     ("roi_heads", ("box_coder_weights", "symmetric_clamp")),
+    ("roi_heads.cascade", ("box_coder_weights",)),
     ("roi_heads.pool", ("type", "sampling_ratio", "aligned", "canonical_size", "canonical_level")),
 )
 _ALIKE = 0.1  # relative; published means differ in their digits, and a network does not mind

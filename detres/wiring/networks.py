@@ -16,6 +16,7 @@ from detres.config import model as model_settings
 from detres.detector import FasterRCNN
 from detres.detector.anchors import AnchorGenerator
 from detres.detector.box_head import BoxPredictor, Conv5Head, ConvFCHead, FCHead
+from detres.detector.cascade import CascadeRoIHeads
 from detres.detector.roi_heads import RoIHeads
 from detres.detector.rpn import RPN
 from detres.layers.pixels import PixelNormalizer
@@ -66,24 +67,44 @@ def build_detector(settings: model_settings.FasterRCNNSettings, num_classes: int
 
 
 def _build_roi_heads(settings: model_settings.FasterRCNNSettings, backbone: Backbone, num_classes: int) -> RoIHeads:
-    heads = settings.roi_heads
+    heads, cascade = settings.roi_heads, settings.roi_heads.cascade
     specs = {name: spec for name, spec in backbone.feature_specs.items() if name not in ("p6", "p7")}
     pooler = RoIPooler([spec.stride for spec in specs.values()], **heads.pool.model_dump())
-    channels, size = next(iter(specs.values())).channels, heads.pool.output_size
-    options = heads.box_head.model_dump(exclude={"type"})
-    match heads.box_head:
+    channels = next(iter(specs.values())).channels
+    elsewhere = {"pool", "box_head", "cascade", "class_agnostic", "background", "sampling"}
+    options = heads.model_dump(exclude=elsewhere) | heads.sampling.model_dump()
+
+    def parts() -> tuple[list[str], RoIPooler, nn.Module, BoxPredictor]:
+        box_head = _build_box_head(settings, channels)
+        predictor = BoxPredictor(
+            box_head.out_channels * (2 if heads.global_context else 1),
+            num_classes,
+            class_agnostic=heads.class_agnostic,
+            background=heads.background,
+        )
+        return list(specs), pooler, box_head, predictor
+
+    if cascade is None:
+        return RoIHeads(*parts(), **options)
+    *earlier, last = (
+        options | {"positive_iou": iou, "negative_iou": iou, "box_coder_weights": weights}
+        for iou, weights in zip(cascade.positive_ious, cascade.box_coder_weights, strict=True)
+    )
+    stages = [RoIHeads(*parts(), **stage) for stage in earlier]
+    return CascadeRoIHeads(*parts(), earlier_stages=stages, loss_weights=cascade.loss_weights, **last)
+
+
+def _build_box_head(settings: model_settings.FasterRCNNSettings, channels: int) -> FCHead | ConvFCHead | Conv5Head:
+    head, size = settings.roi_heads.box_head, settings.roi_heads.pool.output_size
+    options = head.model_dump(exclude={"type"})
+    match head:
         case model_settings.FCHead():
-            box_head: FCHead | ConvFCHead | Conv5Head = FCHead(channels, size, **options)
+            return FCHead(channels, size, **options)
         case model_settings.ConvFCHead():
-            box_head = ConvFCHead(channels, size, **options)
+            return ConvFCHead(channels, size, **options)
         case _:
             conv5 = conv5_stage(**settings.backbone.model_dump(exclude={"type", "weights"}))
-            box_head = Conv5Head(conv5, conv5.out_channels)
-    predictor = BoxPredictor(
-        box_head.out_channels, num_classes, class_agnostic=heads.class_agnostic, background=heads.background
-    )
-    others = heads.model_dump(exclude={"pool", "box_head", "class_agnostic", "background", "sampling"})
-    return RoIHeads(list(specs), pooler, box_head, predictor, **others, **heads.sampling.model_dump())
+            return Conv5Head(conv5, conv5.out_channels)
 
 
 def build_model(config: Config, num_classes: int) -> FasterRCNN | Classifier:

@@ -141,9 +141,8 @@ def test_detections(blocks: dict[str, Any]) -> None:
     unit = torch.tensor([0.0, 0.0, 1.0, 1.0])
     deltas = roi_heads.coder.encode(boxes.unflatten(1, (3, 4)), unit)
     roi_heads.coder.max_log_scale = 100.0
-    kept = roi_heads._detect_one(
-        torch.tensor(case["scores"]).log(), deltas, unit.expand(4, 4), torch.tensor([100, 120])
-    )
+    scores = roi_heads.box_predictor.probabilities(torch.tensor(case["scores"]).log())
+    kept = roi_heads._detect_one(scores, deltas, unit.expand(4, 4), torch.tensor([100, 120]))
     close(kept.boxes_xyxy, case["out_boxes"], 1e-4)
     close(kept.scores, case["out_scores"], 1e-6)
     assert kept.labels.tolist() == case["out_classes"]

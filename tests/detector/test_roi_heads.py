@@ -20,7 +20,7 @@ def test_predict_regions_is_the_head_region_by_region(background: str, class_agn
     for i in range(2):
         for r in range(3):
             own = {name: maps[i : i + 1] for name, maps in features.items()}
-            logits, deltas = model.roi_heads.regions(own, boxes[i : i + 1, r : r + 1])
+            logits, deltas = model.roi_heads.regions(images, own, boxes[i : i + 1, r : r + 1])
             torch.testing.assert_close(scores[i, r], logits.softmax(1)[0, first : first + 3], rtol=1e-4, atol=1e-5)
             for label in range(decoded.shape[2]):
                 row = label if class_agnostic else label + first

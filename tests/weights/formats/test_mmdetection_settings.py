@@ -123,9 +123,10 @@ def test_the_background_is_last_and_boxes_are_decoded_as_there() -> None:
     theirs["roi_head.bbox_head.fc_reg.bias"] = deltas.flatten()
     model.load_state_dict(mmdetection.to_detres(theirs))
     logits, found = model.roi_heads.box_predictor(torch.zeros(1, 1024))
-    assert model.roi_heads.box_predictor.probabilities(logits)[0].tolist() == pytest.approx([0, 0.5, 0], abs=1e-4)
+    scores = model.roi_heads.box_predictor.probabilities(logits)
+    assert scores[0].tolist() == pytest.approx([0, 0.5, 0], abs=1e-4)
     proposal, size = torch.tensor([[40.0, 50.0, 80.0, 150.0]]), torch.tensor([400, 400])
-    detections = model.roi_heads._detect_one(logits, found, proposal, size)
+    detections = model.roi_heads._detect_one(scores, found, proposal, size)
     assert detections.labels.tolist() == [1] and float(detections.scores[0]) == pytest.approx(0.5, abs=1e-4)
     x, y, width, height = 60 + 0.1 * 40, 100 - 0.2 * 100, 40 * math.exp(0.6), 100 * 16 / 1000
     expected = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
