@@ -186,17 +186,22 @@ _AUTOCAST_TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load(
-    path: str | Path, device: str | torch.device = "auto", *, trust_code: bool = False
+    path: str | Path,
+    device: str | torch.device = "auto",
+    *,
+    trust_code: bool = False,
+    overrides: Sequence[str] = (),
 ) -> Detector | ImageClassifier:
     """What a detres checkpoint holds, a Detector or an ImageClassifier; it knows its configuration and class names.
 
+    `overrides` change settings of that configuration, as on the command line: `["eval.box_refinement={}"]`.
     Loading runs no code from the file. `trust_code` allows a checkpoint whose backbone is a class of your own
     (`type: module:Class`), which is imported and called. Raises ValueError naming the file when it is missing,
     truncated, or needs that trust.
     """
     from detres.wiring import predictor_from_checkpoint
 
-    return predictor_from_checkpoint(path, device, trust_code=trust_code)
+    return predictor_from_checkpoint(path, device, trust_code=trust_code, overrides=overrides)
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:

@@ -49,6 +49,9 @@ class Config(Settings):
         if not classifies and self.eval.protocol.type != "center":
             text = f"got {self.eval.protocol.type!r}, expected center: several views are for classifiers"
             yield "eval.protocol.type", text
+        for key in self.eval.test_time if classifies else ():
+            text = "got settings, expected null: it is for detectors; several views of a classifier are eval.protocol"
+            yield f"eval.{key}", text
         named = {f"train.{index}": dataset for index, dataset in enumerate(self.data.train)}
         named |= {"val": self.data.val} | ({"test": self.data.test} if self.data.test is not None else {})
         for name, dataset in named.items():
