@@ -69,7 +69,7 @@ class CascadeRoIHeads(RoIHeads):
     def score_regions(self, images: ImageBatch, boxes: Tensor, vectors_of: VectorsOf) -> tuple[Tensor, Tensor, Tensor]:
         """As in RoIHeads, for the boxes that reach the last stage.
 
-        All stages' classifiers judge those boxes, and their probabilities are averaged (section 4.3).
+        All stages' classifiers judge those boxes, and their probabilities are averaged (the ensemble of the paper).
         """
         for stage in self.stages[:-1]:
             boxes = move_boxes(stage, images, boxes, *stage.box_predictor(vectors_of(stage, boxes)))

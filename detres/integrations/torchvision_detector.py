@@ -70,6 +70,8 @@ def _refuse_what_it_lacks(network: Any) -> None:
         ("pixels.per_pixel_mean", network.pixels.mean_image is None, "a mean for each channel (null)"),
         ("rpn.symmetric_clamp", not rpn.coder.symmetric_clamp, "false"),
         ("roi_heads.symmetric_clamp", not roi_heads.coder.symmetric_clamp, "false"),
+        ("roi_heads.cascade", not hasattr(roi_heads, "earlier_stages"), "null"),
+        ("roi_heads.global_context", not roi_heads.global_context, "false"),
         ("roi_heads.class_agnostic", not roi_heads.box_predictor.class_agnostic, "false"),
         ("roi_heads.nms", roi_heads.nms == "hard", "hard"),
         ("roi_heads.min_size", roi_heads.min_size <= _SMALLEST_DETECTION, f"{_SMALLEST_DETECTION} or less"),

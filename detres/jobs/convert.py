@@ -15,7 +15,7 @@ from detres.engine.checkpoint import save_checkpoint
 from detres.files.atomic_file import atomic_path
 from detres.files.restricted import write_pickle
 from detres.weights.formats import FORMATS
-from detres.weights.formats.conventions import with_background, with_turned_channels
+from detres.weights.formats.conventions import require_plain_heads, with_background, with_turned_channels
 from detres.weights.formats.note import KEY, write_note
 from detres.weights.load import is_counter, load_weights
 from detres.weights.report import WeightsError
@@ -74,6 +74,7 @@ def convert(
         save_checkpoint(target, {**header, "model": found.state_dict, "ema": None, "metrics": {}})
         return Conversion(target, len(found.state_dict), found.kind, assumed, ())
     model = config.model.model_dump()
+    require_plain_heads(model, target_format)
     state = with_background(found.state_dict, FORMATS[target_format].BACKGROUND)
     if target_format in _RGB_ONLY and model["pixels"]["channel_order"] == "bgr":
         state = with_turned_channels(state)

@@ -2,9 +2,10 @@
 
 A backbone's tensors keep their own names (torchvision's) everywhere; only the prefix tells where they live: none in
 a torchvision file, `backbone.` in a classifier or a detector without neck, `backbone.body.` in one with FPN. The C4
-detector keeps conv5_x, `layer4.*`, in its head.
+detector keeps conv5_x, `layer4.*`, in its head, a cascade in the head of every stage.
 """
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -17,6 +18,7 @@ from detres.weights.sources import LoadedWeights
 _PREFIXES = ("backbone.body.", "backbone.", "body.", "")
 # What lies behind the feature maps lives in a detector's head: conv5_x (C4), VGG's two fully connected layers.
 _HEAD = "roi_heads.box_head."
+_ANY_HEAD = re.compile(r"roi_heads\.(?:earlier_stages\.\d+\.)?box_head\.")
 _CONV5 = "layer4."
 _FULLY_CONNECTED = {"classifier.0.": "fc6.", "classifier.3.": "fc7.", "head.fc6.": "fc6.", "head.fc7.": "fc7."}
 _UNFOLDED = "identity norm with the folded bias: exact while the norm is frozen"
@@ -38,36 +40,41 @@ def load_backbone(
     own = _own_names(weights.state_dict, places)
     unfolded = _unfold_norms(model, own, places)
     target = model.state_dict()
-    plan = Plan(weights.source, {key: target[key] for key in places.values()})
-    for name, key in places.items():  # in the model's order, whatever the file's is
-        if name in own:
+    plan = Plan(weights.source, {key: target[key] for keys in places.values() for key in keys})
+    for name, keys in places.items():  # in the model's order, whatever the file's is
+        for key in keys if name in own else ():
             plan.take(key, own[name], _UNFOLDED if name in unfolded else "")
     left_over = [name for name in own if name not in places]
     absent = [name for name in places if name not in own]
     if strict:
         theirs, ours = {_stage(name) for name in own}, {_stage(name) for name in places}
         deeper = [name for name in left_over if _stage(name) in ours]
-        shallower = [places[name] for name in absent if _stage(name) in theirs]
+        shallower = [key for name in absent if _stage(name) in theirs for key in places[name]]
         require_same_architecture(plan, deeper, shallower)
     plan.skip(left_over, "not part of this backbone")
-    plan.miss(places[name] for name in absent)
+    plan.miss(key for name in absent for key in places[name])
     return plan.run()
 
 
-def _places(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, str]:
-    """The backbone's own tensor names -> the model's keys, those in a detector's head included."""
+def _places(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """The backbone's own tensor names -> the model's keys, those in a detector's heads included."""
     target = {key: tensor for key, tensor in model.state_dict().items() if not is_counter(key)}
     prefix = next(prefix for prefix in _PREFIXES if prefix == "" or any(key.startswith(prefix) for key in target))
-    places = {key.removeprefix(prefix): key for key in target if key.startswith(prefix)}
-    places |= {key.removeprefix(_HEAD): key for key in target if key.startswith(_HEAD + _CONV5)}
+    places = {key.removeprefix(prefix): [key] for key in target if key.startswith(prefix)}
+    heads = list(dict.fromkeys(found[0] for key in target if (found := _ANY_HEAD.match(key))))
+    for head in heads:
+        for key in target:
+            if key.startswith(head + _CONV5):
+                places.setdefault(key.removeprefix(head), []).append(key)
     for theirs, ours in _FULLY_CONNECTED.items():
-        names = {theirs + part: _HEAD + ours + part for part in ("weight", "bias")}
-        if all(n in state and k in target and state[n].shape == target[k].shape for n, k in names.items()):
+        names = {theirs + part: [head + ours + part for head in heads] for part in ("weight", "bias")}
+        pairs = [(name, key) for name, keys in names.items() for key in keys]
+        if pairs and all(n in state and k in target and state[n].shape == target[k].shape for n, k in pairs):
             places |= names
     return places
 
 
-def _own_names(state: Mapping[str, Tensor], places: Mapping[str, str]) -> dict[str, Tensor]:
+def _own_names(state: Mapping[str, Tensor], places: Mapping[str, list[str]]) -> dict[str, Tensor]:
     """The file's tensors without its prefix, which is the one that finds most of the model's names."""
     prefix = max(_PREFIXES, key=lambda p: sum(key.startswith(p) and key.removeprefix(p) in places for key in state))
     own = {}
@@ -78,7 +85,7 @@ def _own_names(state: Mapping[str, Tensor], places: Mapping[str, str]) -> dict[s
     return own
 
 
-def _unfold_norms(model: nn.Module, own: dict[str, Tensor], places: Mapping[str, str]) -> set[str]:
+def _unfold_norms(model: nn.Module, own: dict[str, Tensor], places: Mapping[str, list[str]]) -> set[str]:
     """Replace, in `own`, every convolution bias that the model has no place for by the norm that adds it.
 
     Returns the names of the norm tensors made. With running_var = 1 - eps the norm scales by exactly 1.
@@ -89,7 +96,7 @@ def _unfold_norms(model: nn.Module, own: dict[str, Tensor], places: Mapping[str,
         if f"{norm}.running_var" not in places or f"{norm}.weight" in own:
             continue
         bias = own.pop(name)
-        eps = float(model.get_submodule(places[f"{norm}.running_var"].rpartition(".")[0]).eps)  # type: ignore[arg-type]
+        eps = float(model.get_submodule(places[f"{norm}.running_var"][0].rpartition(".")[0]).eps)  # type: ignore[arg-type]
         tensors = {
             "weight": torch.ones_like(bias),
             "bias": bias,

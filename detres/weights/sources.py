@@ -20,6 +20,7 @@ from detres.weights.formats.note import read_note
 from detres.weights.formats.torchvision import todays_name
 from detres.weights.report import WeightsError
 from detres.weights.tensor_files import read_file, unwrap
+from detres.weights.torchvision_names import classifier_from_torchvision
 
 Kind = Literal["detector", "classifier", "state_dict"]
 Background = Literal["first", "last"]
@@ -147,10 +148,13 @@ def _read_torchvision(name: str) -> LoadedWeights:
     detects = names[:1] == ["__background__"]
     tensors, _ = unwrap(state, name)
     tensors = {todays_name(key): tensor for key, tensor in tensors.items()}
+    if not detects and not any(key.startswith("backbone.") for key in tensors):
+        tensors = classifier_from_torchvision(tensors)
     return LoadedWeights(
         state_dict=tensors,
         # ImageNet's are words (two of them twice), where data sets have WordNet ids: its classes go by their position.
         class_names=tuple(names[1:]) if detects else (),
+        kind="detector" if detects else kind_of(tensors),
         source=name,
         background="first" if detects else None,
     )

@@ -45,7 +45,8 @@ def with_implied(found: LoadedWeights) -> LoadedWeights:
             "detectron2, mmdetection or MSRA. Say what it is: detres convert --from torchvision (or timm) FILE --to "
             "detres OUT, or name a configuration by --config"
         )
-    return replace(found, implied=FORMATS["torchvision"].implied(found.state_dict, {}))
+    torchvision = FORMATS["torchvision"]
+    return replace(found, implied=torchvision.implied(torchvision.from_detres(found.state_dict), {}))
 
 
 def class_names_of(found: LoadedWeights) -> tuple[str, ...]:

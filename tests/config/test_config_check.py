@@ -21,6 +21,7 @@ train:
   optimizer: {type: sgd, lr: 0.1}
   schedule: {type: constant}
 """
+CASCADE = "model.roi_heads.cascade={}"
 
 
 def mistakes(name: str | Path, *overrides: str) -> list[str]:
@@ -191,6 +192,7 @@ def test_best_metric_follows_the_evaluation(tmp_path: Path) -> None:
         (["train.best_metric=AR7", "eval.max_detections=[1, 7, 50]"], "AR7"),
         (["train.best_metric=AP70_11point", "eval.metric=voc", "eval.voc_iou_thresholds=[0.7]"], "AP70_11point"),
         (["train.best_metric=val_loss_box", "train.val_loss=true"], "val_loss_box"),
+        ([CASCADE, "train.best_metric=val_loss_box_3", "train.val_loss=true"], "val_loss_box_3"),
     ):
         assert load_config(tmp_path / "c.yaml", overrides).config.best_metric == expected
 
@@ -202,12 +204,26 @@ def test_best_metric_follows_the_evaluation(tmp_path: Path) -> None:
         (["train.best_metric=AP75", "eval.metric=voc"], "expected one of AP, AP_11point, AP50, AP50_11point"),
         (["train.best_metric=val_loss"], "set train.val_loss to true to use it"),
         (["train.best_metric=val_loss_cls", "train.val_loss=true"], "val_loss_rpn_objectness"),
+        ([CASCADE, "train.best_metric=val_loss_box", "train.val_loss=true"], "val_loss_classifier_1, val_loss_box_1"),
     ],
 )
 def test_an_unknown_best_metric_is_refused(tmp_path: Path, overrides: list[str], message: str) -> None:
     (tmp_path / "c.yaml").write_text(SMALLEST)
     (found,) = mistakes(tmp_path / "c.yaml", *overrides)
     assert message in found and found.startswith("override: train.best_metric: got ")
+
+
+def test_every_stage_of_a_cascade_has_its_settings(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(SMALLEST)
+    cascade = load_config(tmp_path / "c.yaml", [CASCADE]).config.model.roi_heads.cascade
+    assert cascade.positive_ious == [0.5, 0.6, 0.7] and cascade.loss_weights == [1.0, 0.5, 0.25]
+    assert cascade.box_coder_weights == [[10, 10, 5, 5], [20, 20, 10, 10], [30, 30, 15, 15]]
+    assert mistakes(tmp_path / "c.yaml", "model.roi_heads.cascade.positive_ious=[0.5, 0.7]") == [
+        f"override: model.roi_heads.cascade.{key}: got 3 entries, expected 2: one for each stage, as in positive_ious"
+        for key in ("box_coder_weights", "loss_weights")
+    ]
+    (found,) = mistakes(tmp_path / "c.yaml", "model.roi_heads.cascade.positive_ious=[0.5]")
+    assert "positive_ious" in found
 
 
 def test_every_level_has_equally_many_anchor_sizes(tmp_path: Path) -> None:

@@ -169,6 +169,8 @@ def test_a_detector_with_names_and_transforms_will_do_and_is_left_alone() -> Non
         ("model.pixels.per_pixel_mean=32", "model.pixels.per_pixel_mean: .* expected a mean for each channel"),
         ("model.rpn.symmetric_clamp=true", "model.rpn.symmetric_clamp"),
         ("model.roi_heads.symmetric_clamp=true", "model.roi_heads.symmetric_clamp"),
+        ("model.roi_heads.cascade={}", "model.roi_heads.cascade: .*expected null"),
+        ("model.roi_heads.global_context=true", "model.roi_heads.global_context: .*expected false"),
         ("model.roi_heads.class_agnostic=true", "model.roi_heads.class_agnostic"),
         ("model.roi_heads.nms=soft_linear", "model.roi_heads.nms: .*expected hard"),
         ("model.roi_heads.min_size=2", "model.roi_heads.min_size: .*expected 0.01 or less"),

@@ -14,9 +14,9 @@ import detres
 from detres import wiring
 from detres.api import Detector, ImageClassifier
 from detres.cli import main
-from detres.config import load_config
+from detres.config import config_to_dict, load_config
 from detres.detector import FasterRCNN
-from detres.engine.checkpoint import load_checkpoint
+from detres.engine.checkpoint import load_checkpoint, save_checkpoint
 from detres.files.restricted import read_pickle
 from tests.detector.test_torchvision_parity import paired
 from tests.detector.torchvision_twin import images_and_batch, torchvision_model
@@ -74,6 +74,19 @@ def test_a_classifier_of_torchvisions_keeps_its_logits_and_gets_imagenets_classe
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert back.keys() == theirs.state_dict().keys()
     assert all(torch.equal(back[key], tensor) for key, tensor in theirs.state_dict().items())
+
+
+def test_published_weights_of_torchvisions_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save(state, tmp_path / "checkpoints" / "resnet18-f37072fd.pth")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    name = "torchvision:ResNet18_Weights.IMAGENET1K_V1"
+    assert _convert("--from", "torchvision", name, "--to", "detres", tmp_path / "ours.pt") == 0
+    for path in (tmp_path / "ours.pt", name):
+        classifier = detres.load(path, "cpu")
+        assert isinstance(classifier, ImageClassifier) and classifier.class_names[0] == "n01440764 tench"
+        assert torch.equal(classifier.network.fc.weight, state["fc.weight"])
 
 
 def _detectron2_file(path: Path, name: str = "coco_r50.yaml", classes: int = 3) -> FasterRCNN:
@@ -178,6 +191,23 @@ def test_what_does_not_fit_is_listed_and_nothing_is_written(tmp_path: Path, caps
     assert _convert("--from", "detectron2", path, "--to", "detres", target, "--ignore", r"roi_heads\.mask_head") == 1
     assert "Missing in the file: roi_heads.box_predictor.bbox_pred.bias" in capsys.readouterr().err
     assert not target.exists()
+
+
+@pytest.mark.parametrize("setting", ["cascade={}", "global_context=true"])
+def test_heads_that_the_formats_do_not_hold_are_refused(
+    setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ["model.backbone.weights=null", "model.backbone.depth=18", "model.neck.channels=8"]
+    config = load_config("coco_r50.yaml", [*overrides, f"model.roi_heads.{setting}"]).config
+    model = wiring.build_model(config, 2)
+    header = {"kind": "detector", "config": config_to_dict(config), "class_names": ["a", "b"]}
+    save_checkpoint(tmp_path / "ours.pt", {**header, "model": model.state_dict(), "ema": None, "metrics": {}})
+    assert isinstance(detres.load(tmp_path / "ours.pt", "cpu"), Detector)
+    for target in ("detectron2", "mmdetection", "torchvision"):
+        assert _convert("--from", "detres", tmp_path / "ours.pt", "--to", target, tmp_path / "theirs.pth") == 1
+        key = f"model.roi_heads.{setting.split('=')[0]}"
+        assert f"{key}: detres does not write such heads as {target}" in capsys.readouterr().err
+    assert not (tmp_path / "theirs.pth").exists()
 
 
 @pytest.mark.parametrize(

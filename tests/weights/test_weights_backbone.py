@@ -181,6 +181,22 @@ def test_vgg_brings_its_fully_connected_layers_where_they_fit() -> None:
     assert set(report.keys("skipped")) == skipped
 
 
+def test_every_stage_of_a_cascade_starts_from_conv5() -> None:
+    model = _c4_detector()
+    for i in (0, 1):
+        _wrap(f"roi_heads.earlier_stages.{i}.box_head.layer4", _resnet18(frozen=True).layer4, model)
+    network = _resnet18()
+    report = load_backbone(model, network.state_dict())
+    assert report.keys("missing") == []
+    stages = [model.roi_heads.box_head, *model.roi_heads.earlier_stages.children()]
+    for head in (stages[0], *(stage.box_head for stage in stages[1:])):
+        assert torch.equal(head.layer4[1].conv2.weight, network.layer4[1].conv2.weight)
+        assert torch.equal(head.layer4[0].bn1.running_mean, network.layer4[0].bn1.running_mean)
+    folded = _fold(network)
+    load_backbone(model, folded)
+    assert torch.equal(stages[1].box_head.layer4[0].bn1.bias, folded["layer4.0.conv1.bias"])
+
+
 def test_real_partial_weights(real_data: Path) -> None:
     folded = read_state_dict(real_data / "weights" / "resnet18_imagenet_bnfolded_conv1_to_layer3.npz")
     model = _c4_detector()

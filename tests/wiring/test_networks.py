@@ -14,6 +14,8 @@ from detres.config.files import shipped_configs
 from detres.config.model import ClassifierSettings, OutsideBackbone
 from detres.detector import FasterRCNN
 from detres.detector.box_head import Conv5Head
+from detres.detector.cascade import CascadeRoIHeads
+from detres.detector.roi_heads import RoIHeads
 from detres.engine.checkpoint import save_checkpoint
 from detres.structures import Detections, GroundTruth, ImageBatch
 from detres.wiring.outside import outside_class
@@ -57,6 +59,24 @@ def test_every_shipped_configuration_builds(name: str) -> None:
         assert not any(key.startswith("backbone.layer4") for key in model.state_dict())
     else:
         assert name == "coco_r50_dc5.yaml" and specs == {"c5": FeatureSpec(2048, 16)}
+
+
+@pytest.mark.parametrize("name", ["coco_r50.yaml", "coco_r50_c4.yaml", "coco_r50_dc5.yaml"])
+def test_every_second_stage_is_one_line_on_any_configuration(name: str) -> None:
+    def built(*overrides: str) -> RoIHeads:
+        config = load_config(name, [*NO_WEIGHTS, *overrides]).config
+        with torch.device("meta"):
+            model = wiring.build_model(config, 7)
+        assert isinstance(model, FasterRCNN) and model.num_classes == 7
+        return model.roi_heads
+
+    width = built().box_predictor.cls_score.in_features
+    assert built("model.roi_heads.global_context=true").box_predictor.cls_score.in_features == 2 * width
+    assert built("model.roi_heads.sampling.ohem=true").ohem
+    cascade = built("model.roi_heads.cascade={}", "model.roi_heads.class_agnostic=true")
+    assert isinstance(cascade, CascadeRoIHeads)
+    assert [stage.box_predictor.bbox_pred.out_features for stage in cascade.stages] == [4, 4, 4]
+    assert [stage.positive_iou for stage in cascade.stages] == [0.5, 0.6, 0.7]
 
 
 @pytest.mark.parametrize("name", ["coco_r18.yaml", "coco_r50_c4.yaml", "coco_r50_dc5.yaml"])

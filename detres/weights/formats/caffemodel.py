@@ -72,7 +72,7 @@ def to_detres(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             ours[name] = _value(name, blob, state.get(f"{layer}/2"))
     if left_over:
         raise WeightsError(
-            f"caffe: {len(left_over)} of {len(state)} blobs have no place in a ResNet: {shorten(left_over, 8)}"
+            f"caffe: {len(left_over)} of {len(state)} blobs have no place in a ResNet: {shorten(left_over, 100)}"
         )
     if "conv1/1" in state and "backbone.bn1.running_mean" in ours:
         ours["backbone.bn1.running_mean"] = ours["backbone.bn1.running_mean"] - state["conv1/1"].flatten()

@@ -5,13 +5,26 @@ K classes. `cls_score` has K + 1 rows; `bbox_pred` 4 (K + 1) with the background
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from detres.weights.head import describe_head, head_part
+from detres.weights.report import WeightsError
 
 _FIRST = [f"backbone.{body}{conv}.weight" for body in ("", "body.") for conv in ("conv1", "conv1.0")]
+
+
+def require_plain_heads(model: Mapping[str, Any], format: str) -> None:
+    """Raise WeightsError when a detector's second stage, by its settings `model`, has parts that no format has."""
+    heads = model.get("roi_heads") or {}
+    for key in ("cascade", "global_context"):
+        if heads.get(key):
+            raise WeightsError(
+                f"model.roi_heads.{key}: detres does not write such heads as {format}; keep the detres checkpoint, or "
+                f"train a detector without it"
+            )
 
 
 def with_background(state: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:

@@ -204,6 +204,8 @@ def _other_differences(model: Settings) -> list[str]:
     for key, theirs in _SIZES_OF_D2.items():
         if neck is not None and heads["pool"][key] != theirs:
             found.append(f"model.roi_heads.pool.{key} is {heads['pool'][key]:g} here, {theirs} there")
+    if heads["sampling"].get("ohem"):
+        found.append("regions are mined by their loss here (model.roi_heads.sampling.ohem), drawn at random there")
     if heads["sampling"]["negative_iou"] != heads["sampling"]["positive_iou"]:
         found.append("regions between model.roi_heads.sampling's two thresholds are ignored here, background there")
     return found

@@ -185,6 +185,7 @@ def _detector_differences(model: Mapping[str, Any]) -> list[str]:
         (all(_near(r, relative[0]) for r in relative), "all levels have the same scales (model.anchors.sizes)"),
         (rpn["score_threshold"] == 0, "proposals have no least score (model.rpn.score_threshold)"),
         (rpn["normalize_by"] == "sampled", "RPN losses are divided by the number of sampled anchors"),
+        (not heads["sampling"].get("ohem"), "regions are drawn at random (model.roi_heads.sampling.ohem is true)"),
         (heads["min_size"] == 0, "detections have no least size (model.roi_heads.min_size)"),
         (not (backbone["dilated_c5"] and basic), DILATED_BASIC),
         (not (conv5 and backbone["groups"] > 1), "its second stage of C4 has no groups (model.backbone.groups)"),

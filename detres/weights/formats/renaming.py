@@ -12,7 +12,7 @@ _PLACEHOLDERS = {
     "affine": "weight|bias",
 }
 _NUMBER = r"\d+"  # of every other placeholder: {i}, {block}
-_SHOWN = 8
+_SHOWN = 100
 
 
 class Renaming:

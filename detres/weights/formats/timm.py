@@ -32,7 +32,7 @@ def to_detres(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     foreign = [key for key in state if not key.startswith(_PARTS) or any(part in key for part in _OTHER_BLOCKS)]
     if foreign:
         raise WeightsError(
-            f"timm: {len(foreign)} of {len(state)} tensors have no place in a ResNet of detres: {shorten(foreign, 8)}"
+            f"timm: {len(foreign)} of {len(state)} tensors have no place in a ResNet of detres: {shorten(foreign, 100)}"
         )
     return classifier_from_torchvision(state)
 

@@ -242,9 +242,11 @@ def test_settings_for_an_export_are_those_of_detectron2s_base_configurations() -
 def test_what_detectron2_does_otherwise_is_said() -> None:
     state, model = make("coco_r50_torchvision.yaml")
     model = merge(model, {"rpn": {"symmetric_clamp": True}, "pixels": {"size_divisibility": 64}})
+    model = merge(model, {"roi_heads": {"sampling": {"ohem": True}}})
     lines = [line for line in detectron2.instructions(model, state) if line.startswith("not the same: ")]
     for setting in ("model.anchors.rounded", "model.rpn.symmetric_clamp", "model.pixels.size_divisibility",
-                    "model.roi_heads.min_size", "model.rpn.normalize_by", "model.rpn.min_size"):  # fmt: skip
+                    "model.roi_heads.min_size", "model.rpn.normalize_by", "model.rpn.min_size",
+                    "model.roi_heads.sampling.ohem"):  # fmt: skip
         assert sum(setting in line for line in lines) == 1, setting
     small = make("coco_r50_c4.yaml", "model.backbone.depth=18")[1]
     assert any("basic blocks" in line for line in detectron2.instructions(small, state))

@@ -163,12 +163,23 @@ def test_instructions_for_a_detector_that_mmdetection_can_be() -> None:
 
 
 def test_instructions_say_what_is_not_the_same() -> None:
-    settings = FasterRCNNSettings(type="faster_rcnn", neck={}, anchors={"rounded": True, "stride": "from_shape"})
+    settings = FasterRCNNSettings(
+        type="faster_rcnn",
+        neck={},
+        anchors={"rounded": True, "stride": "from_shape"},
+        roi_heads={"sampling": {"ohem": True}},
+    )
     state = mmdetection.to_detres(names.detector("fpn", 50))
     said = [
         line for line in mmdetection.instructions(settings.model_dump(), state) if line.startswith("not the same: ")
     ]
-    wanted = ("rpn.symmetric_clamp", "roi_heads.symmetric_clamp", "anchors.rounded", "anchors.stride")
+    wanted = (
+        "rpn.symmetric_clamp",
+        "roi_heads.symmetric_clamp",
+        "anchors.rounded",
+        "anchors.stride",
+        "roi_heads.sampling.ohem",
+    )
     assert all(any(f"model.{key}" in line for line in said) for key in wanted)
 
 
