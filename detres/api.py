@@ -240,16 +240,23 @@ def _kept(array: np.ndarray) -> Tensor:
 _AUTOCAST_TYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load(path: str | Path, device: str | torch.device = "auto", *, trust_code: bool = False) -> AnyPredictor:
+def load(
+    path: str | Path,
+    device: str | torch.device = "auto",
+    *,
+    trust_code: bool = False,
+    overrides: Sequence[str] = (),
+) -> AnyPredictor:
     """What a detres checkpoint holds: a Detector, ImageClassifier or ImageLocalizer, which knows its class names.
 
+    `overrides` change settings of that configuration, as on the command line: `["eval.box_refinement={}"]`.
     Loading runs no code from the file. `trust_code` allows a checkpoint whose backbone is a class of your own
     (`type: module:Class`), which is imported and called. Raises ValueError naming the file when it is missing,
     truncated, or needs that trust.
     """
     from detres.wiring import predictor_from_checkpoint
 
-    return predictor_from_checkpoint(path, device, trust_code=trust_code)
+    return predictor_from_checkpoint(path, device, trust_code=trust_code, overrides=overrides)
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:

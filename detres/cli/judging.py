@@ -12,7 +12,7 @@ def add_eval(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     text = "a checkpoint, another toolkit's file or zoo:NAME (--config may then be left out), or a state dict that fits"
     text += " the configured model; several: an "
-    what.add_argument("--weights", nargs="+", metavar="FILE", help=text + "ensemble of classifiers")
+    what.add_argument("--weights", nargs="+", metavar="FILE", help=text + "ensemble")
     what.add_argument("--detections", help="judge an existing COCO results file instead of a model")
     parser.add_argument("--split", choices=("val", "test"), default="val")
     parser.add_argument("--output", help="folder for the results; default: beside the weights, eval or eval_test")
@@ -62,7 +62,9 @@ def _is_override(text: str) -> bool:
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", required=True, help="a checkpoint, another toolkit's file, or zoo:NAME")
-    parser.add_argument("sources", nargs="+", help="images, folders, videos, globs")
+    parser.add_argument(
+        "sources", nargs="+", help="images, folders, videos, globs; settings to change too: eval.box_refinement={}"
+    )
     parser.add_argument("--output", required=True, help="folder for the pictures and the JSON file")
     parser.add_argument(
         "--score-threshold", type=float, help="leave out what scores less; default: 0.5 for objects, 0 for labels"
@@ -80,9 +82,10 @@ def predict(arguments: argparse.Namespace) -> int:
     from detres.jobs.predict import predict_to_folder
 
     shown = ProgressLine()
+    overrides = [text for text in arguments.sources if _is_override(text)]
     summary = predict_to_folder(
-        load(arguments.weights, arguments.device, trust_code=arguments.trust_code),
-        arguments.sources,
+        load(arguments.weights, arguments.device, trust_code=arguments.trust_code, overrides=overrides),
+        [text for text in arguments.sources if text not in overrides],
         arguments.output,
         score_threshold=arguments.score_threshold,
         classes=arguments.classes,

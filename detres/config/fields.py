@@ -91,3 +91,10 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 OneOrMore = Annotated[  # one value is read as a list of one
     list[T], Field(min_length=1), BeforeValidator(lambda value: value if isinstance(value, list) else [value])
 ]
+
+
+def _switched(value: object) -> object:
+    return {} if value is True else None if value is False else value
+
+
+Switch = Annotated[T | None, BeforeValidator(_switched)]  # null or false: off; true: on, with the defaults of T

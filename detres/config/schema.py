@@ -64,6 +64,9 @@ class Config(Settings):
         if not classifies and self.eval.protocol.type != "center":
             text = f"got {self.eval.protocol.type!r}, expected center: several views are for classifiers"
             yield "eval.protocol.type", text
+        for key in self.eval.test_time if self.kind != "detector" else ():
+            views = "; several views of a classifier are eval.protocol" if classifies else ""
+            yield f"eval.{key}", f"got settings, expected null: it is for detectors{views}"
         if self.eval.classifier is not None and not isinstance(self.model, LocalizerSettings):
             text = f"got {self.eval.classifier!r}, expected null: only a localizer lets a classifier name the classes"
             yield "eval.classifier", text

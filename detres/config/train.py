@@ -16,7 +16,9 @@ from detres.config.fields import (
     PositiveInt,
     PositiveIntOrAuto,
     Settings,
+    Switch,
 )
+from detres.config.test_time import AugmentSettings, BoxRefinementSettings, MultiScaleSettings
 
 
 class ParameterGroup(Settings):
@@ -231,6 +233,16 @@ class EvalSettings(Settings):
     max_detections: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)] = [1, 10, 100]
     voc_iou_thresholds: Annotated[list[Fraction], Field(min_length=1)] = [0.5]
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    # Of detectors, around any checkpoint; true stands for the defaults of each.
+    box_refinement: Switch[BoxRefinementSettings] = None
+    multi_scale: Switch[MultiScaleSettings] = None
+    augment: Switch[AugmentSettings] = None
+
+    @property
+    def test_time(self) -> dict[str, Settings]:
+        """The systems around a detector that are switched on, by name."""
+        found = {name: getattr(self, name) for name in ("box_refinement", "multi_scale", "augment")}
+        return {name: settings for name, settings in found.items() if settings is not None}
 
     @property
     def main_metric(self) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detres.detector.box_head import BoxPredictor
-from detres.detector.roi_heads import RoIHeads
+from detres.detector.roi_heads import RoIHeads, VectorsOf
 from detres.layers.roi_pool import RoIPooler
 from detres.structures import GroundTruth, ImageBatch, Proposals
 from detres.structures.boxes import clip_boxes
@@ -66,17 +66,14 @@ class CascadeRoIHeads(RoIHeads):
             boxes = move_boxes(stage, images, boxes, logits, deltas)
         return losses
 
-    def score_regions(
-        self, images: ImageBatch, features: Mapping[str, Tensor], boxes: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def score_regions(self, images: ImageBatch, boxes: Tensor, vectors_of: VectorsOf) -> tuple[Tensor, Tensor, Tensor]:
         """As in RoIHeads, for the boxes that reach the last stage.
 
         All stages' classifiers judge those boxes, and their probabilities are averaged (the ensemble of the paper).
         """
         for stage in self.stages[:-1]:
-            boxes = move_boxes(stage, images, boxes, *stage.regions(images, features, boxes))
-        pooled = self.pool(images, features, boxes)
-        outputs = [stage.classify(pooled, len(boxes)) for stage in self.stages]
+            boxes = move_boxes(stage, images, boxes, *stage.box_predictor(vectors_of(stage, boxes)))
+        outputs = [stage.box_predictor(vectors_of(stage, boxes)) for stage in self.stages]
         scores = [s.box_predictor.probabilities(logits) for s, (logits, _) in zip(self.stages, outputs, strict=True)]
         return torch.stack(scores).mean(dim=0), outputs[-1][1], boxes
 

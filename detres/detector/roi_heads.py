@@ -4,7 +4,7 @@ Shapes: N images, R proposals per image, S sampled regions per image, M = N * R 
 D candidates or detections of one image.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from detres.detector.hard_examples import hardest, only_looking
 from detres.detector.losses import BoxLoss
 from detres.detector.region_targets import LabelledRegions, label_regions
 from detres.detector.target_assignment import sample
-from detres.layers.nms import batched_nms, soft_nms
+from detres.layers.nms import suppress
 from detres.layers.roi_pool import RoIPooler
 from detres.structures import Detections, GroundTruth, ImageBatch, Proposals
 from detres.structures.boxes import clip_boxes
@@ -82,7 +82,7 @@ class RoIHeads(nn.Module):
 
     def regions(self, images: ImageBatch, features: Mapping[str, Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (M, K + 1) and deltas (M, box rows, 4) of boxes (N, R, 4)."""
-        return self.classify(self.pool(images, features, boxes), len(boxes))
+        return self.box_predictor(self.vectors(self.pool(images, features, boxes), len(boxes)))
 
     def pool(self, images: ImageBatch, features: Mapping[str, Tensor], boxes: Tensor) -> Tensor:
         """Features of the boxes (N, R, 4), cut out; with global context the image's own box follows on each image's.
@@ -93,14 +93,14 @@ class RoIHeads(nn.Module):
             boxes = torch.cat([boxes, _whole_images(images.sizes_hw).to(boxes)], dim=1)
         return self.pooler([features[name] for name in self.names], boxes)
 
-    def classify(self, pooled: Tensor, num_images: int) -> tuple[Tensor, Tensor]:
-        """Class logits (M, K + 1) and deltas (M, box rows, 4) of what `pool` gives."""
-        hidden = self.box_head(pooled)
+    def vectors(self, pooled: Tensor, num_images: int) -> Tensor:
+        """Feature vectors (M, D), for the predictor, of what `pool` gives."""
+        hidden: Tensor = self.box_head(pooled)
         if self.global_context:
             per_image = hidden.unflatten(0, (num_images, -1))
             own, whole = per_image[:, :-1], per_image[:, -1:]
             hidden = torch.cat([own, whole.expand_as(own)], dim=2).flatten(0, 1)
-        return self.box_predictor(hidden)
+        return hidden
 
     def losses(
         self, images: ImageBatch, features: Mapping[str, Tensor], proposals: Proposals, targets: GroundTruth
@@ -159,10 +159,10 @@ class RoIHeads(nn.Module):
         return (classification + box).view_as(regions.valid)
 
     def score_regions(
-        self, images: ImageBatch, features: Mapping[str, Tensor], boxes: Tensor
+        self, images: ImageBatch, boxes: Tensor, vectors_of: "VectorsOf"
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Class probabilities (M, K) for boxes (N, R, 4), deltas (M, box rows, 4), and what those start from."""
-        logits, deltas = self.regions(images, features, boxes)
+        logits, deltas = self.box_predictor(vectors_of(self, boxes))
         return self.box_predictor.probabilities(logits), deltas, boxes
 
     @torch.no_grad()
@@ -173,14 +173,20 @@ class RoIHeads(nn.Module):
 
         The new boxes are not clipped; class-agnostic regression gives one for all classes: (N, R, 1, 4).
         """
-        scores, deltas, references = self.score_regions(images, features, boxes)
+        return self.predict_from(images, boxes, RegionVectors(images, features))
+
+    @torch.no_grad()
+    def predict_from(self, images: ImageBatch, boxes: Tensor, vectors_of: "VectorsOf") -> tuple[Tensor, Tensor]:
+        """As predict_regions, with feature vectors that somebody else provides."""
+        scores, deltas, references = self.score_regions(images, boxes, vectors_of)
         decoded = self.coder.decode(self.box_predictor.class_deltas(deltas), references.flatten(0, 1)[:, None])
         return scores.unflatten(0, boxes.shape[:2]), decoded.unflatten(0, boxes.shape[:2])
 
     @torch.no_grad()
     def detect(self, images: ImageBatch, features: Mapping[str, Tensor], proposals: Proposals) -> list[Detections]:
         """Detections of every image, in pixels of the resized images."""
-        scores, deltas, boxes = self.score_regions(images, features, proposals.boxes_xyxy)
+        vectors_of = RegionVectors(images, features)
+        scores, deltas, boxes = self.score_regions(images, proposals.boxes_xyxy, vectors_of)
         per_image = boxes.shape[1]
         return [
             self._detect_one(
@@ -205,21 +211,34 @@ class RoIHeads(nn.Module):
         if self.min_size > 0:
             big = ((boxes[:, 2:] - boxes[:, :2]) >= self.min_size).all(1)
             boxes, scores, labels = boxes[big], scores[big], labels[big]
-        if self.nms == "hard":
-            keep = batched_nms(boxes, scores, labels, self.nms_iou)[: self.detections_per_image]
-            kept_scores = scores[keep]
-        else:
-            keep, kept_scores = soft_nms(
-                boxes,
-                scores,
-                labels,
-                method=self.nms,
-                iou_threshold=self.nms_iou,
-                sigma=self.soft_nms_sigma,
-                min_score=self.score_threshold,
-            )
-            keep, kept_scores = keep[: self.detections_per_image], kept_scores[: self.detections_per_image]
+        keep, kept_scores = suppress(
+            boxes,
+            scores,
+            labels,
+            method=self.nms,
+            iou_threshold=self.nms_iou,
+            sigma=self.soft_nms_sigma,
+            min_score=self.score_threshold,
+        )
+        keep, kept_scores = keep[: self.detections_per_image], kept_scores[: self.detections_per_image]
         return Detections(boxes[keep], kept_scores, labels[keep], image_size_hw=tuple(size_hw.tolist()))
+
+
+VectorsOf = Callable[[RoIHeads, Tensor], Tensor]
+"""Feature vectors (M, D), for the predictor of a stage, of boxes (N, R, 4)."""
+
+
+class RegionVectors:
+    """The VectorsOf of one batch; several stages that see the same boxes share the pooling."""
+
+    def __init__(self, images: ImageBatch, features: Mapping[str, Tensor]) -> None:
+        self._images, self._features = images, features
+        self._pooled: tuple[Tensor, Tensor] | None = None
+
+    def __call__(self, stage: RoIHeads, boxes: Tensor) -> Tensor:
+        if self._pooled is None or self._pooled[0] is not boxes:
+            self._pooled = boxes, stage.pool(self._images, self._features, boxes)
+        return stage.vectors(self._pooled[1], len(boxes))
 
 
 def _whole_images(sizes_hw: Tensor) -> Tensor:

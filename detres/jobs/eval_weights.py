@@ -2,13 +2,14 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import cast
 
 from torch import nn
 
 from detres import wiring
-from detres.classifier import Classifier, Ensemble
+from detres.classifier import Ensemble
 from detres.config import Config, config_from_dict
-from detres.config.model import ClassifierSettings
+from detres.detector import FasterRCNN
 from detres.weights.load import is_counter
 from detres.weights.report import WeightsError
 from detres.weights.sources import TORCHVISION, read_state_dict
@@ -33,22 +34,24 @@ def stored_config(weights: str, overrides: Sequence[str] = (), *, trust_code: bo
 def load_networks(
     config: Config, weights: Sequence[str], split: str, *, trust_code: bool = False
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    """The configured model with the tensors of one file, or the Ensemble of several; and its class names.
+    """The configured model with the tensors of one file, or the ensemble of several; and its class names.
 
-    In an ensemble every detres checkpoint brings a network of its own configuration; other files are read into the
-    configured one. Classes follow the first file. Raises ValueError when a file does not fit or its classes differ.
+    In an ensemble every checkpoint that knows its model brings it (its RPN's settings too); other files are read into
+    the configured one. Thresholds, NMS and images are as configured. Classes follow the first file. Raises ValueError
+    when a file does not fit or its classes differ.
     """
     if len(weights) == 1:
         return load_model(config, weights[0], split)
-    if not isinstance(config.model, ClassifierSettings):
-        raise ValueError(
-            f"--weights: got {len(weights)} files, expected one for model.type {config.model.type}; only classifiers "
-            "are judged as ensembles"
-        )
+    if config.kind == "localizer":
+        raise ValueError(f"--weights: got {len(weights)} files, expected one: there are no ensembles of localizers")
     members = [_load_member(config, path, split, trust_code) for path in weights]
     wanted = members[0][1]
     columns = [_columns(wanted, names, weights[0], path) for (_, names), path in zip(members, weights, strict=True)]
-    return Ensemble([model for model, _ in members], columns), wanted
+    models = [model for model, _ in members]
+    if config.kind == "classifier":
+        return Ensemble(models, columns), wanted
+    in_order = all(order == list(range(len(wanted))) for order in columns)
+    return wiring.build_system(config, cast(list[FasterRCNN], models), None if in_order else columns), wanted
 
 
 def load_model(config: Config, weights: str, split: str) -> tuple[nn.Module, tuple[str, ...]]:
@@ -74,16 +77,16 @@ def load_model(config: Config, weights: str, split: str) -> tuple[nn.Module, tup
     return model, names
 
 
-def _load_member(config: Config, weights: str, split: str, trust_code: bool) -> tuple[Classifier, tuple[str, ...]]:
-    if read_state_dict(weights).config is None:
-        model, names = load_model(config, weights, split)
-    else:
-        model, own, names = wiring.model_from_checkpoint(weights, trust_code=trust_code)
-        if own.data.eval_transforms != config.data.eval_transforms and config.eval.protocol.type == "center":
-            text = "was evaluated with other data.eval_transforms than the ensemble is: all its networks see one image"
-            warnings.warn(f"{weights} {text}", stacklevel=3)
-    if not isinstance(model, Classifier):
-        raise ValueError(f"{weights}: holds a detector, expected a classifier; leave it out of the ensemble")
+def _load_member(config: Config, weights: str, split: str, trust_code: bool) -> tuple[nn.Module, tuple[str, ...]]:
+    found = read_state_dict(weights)
+    if found.config is None and (config.kind == "classifier" or found.implied is None):
+        return load_model(config, weights, split)
+    model, own, names = wiring.model_from_checkpoint(weights, trust_code=trust_code)
+    if own.kind != config.kind:
+        raise ValueError(f"{weights}: holds a {own.kind}, expected a {config.kind}; leave it out of the ensemble")
+    if own.data.eval_transforms != config.data.eval_transforms and config.eval.protocol.type == "center":
+        text = "was evaluated with other data.eval_transforms than the ensemble is: all its networks see one image"
+        warnings.warn(f"{weights} {text}", stacklevel=3)
     return model, names
 
 

@@ -19,6 +19,7 @@ from detres.data.image_io import ImageError, read_image
 from detres.data.localization import OneClassDataset
 from detres.data.samples import ClassificationDataset
 from detres.detector import Localizer
+from detres.detector.test_time import DetectionSystem
 from detres.engine.progress import build_reporter
 from detres.evaluation.classification import ClassificationMetrics, evaluate_classification
 from detres.evaluation.coco import evaluate_coco
@@ -39,7 +40,7 @@ from detres.files.atomic_file import require_writable
 from detres.jobs.classification_files import write_classification
 from detres.jobs.eval_weights import load_networks
 from detres.jobs.localization import NamingClassifier, localize_all
-from detres.jobs.protocols import protocol_loaders, with_protocol
+from detres.jobs.protocols import original_loader, protocol_loaders, with_protocol
 from detres.structures import Detections
 
 NUM_PICTURES = 12
@@ -83,7 +84,10 @@ class Evaluator:
             return Evaluation(metrics, [], scores)
         if self.config.eval.metric == "localization":
             return self._localize(model, options)
-        detections = predict_all(model, self.loader, class_names=self.dataset.class_names, **options)
+        detector = wiring.with_test_time(model, self.config)
+        as_read = isinstance(detector, DetectionSystem)
+        loader = original_loader(self.config, self.dataset) if as_read else self.loader
+        detections = predict_all(detector, loader, class_names=self.dataset.class_names, **options)
         return Evaluation(self.judge(detections), detections)
 
     def _classify(self, model: nn.Module, options: dict[str, Any]) -> ImageScores:
@@ -149,7 +153,7 @@ def evaluate(
     output: Path,
     trust_code: bool = False,
 ) -> tuple[Evaluation, list[Path]]:
-    """Evaluate `weights` (several files: classifiers, as an ensemble), or a COCO results file `detections`, on a split.
+    """Evaluate `weights` (several files: as an ensemble), or a COCO results file `detections`, on a split.
 
     `trust_code`: whether checkpoints of an ensemble may name backbone classes to be imported.
     Returns the evaluation and the files written into the folder `output`.
@@ -200,9 +204,14 @@ def write_evaluation(
     `images_may_be_absent`: the pictures are then of the images whose files are there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    classifies, protocol = isinstance(evaluation.metrics, ClassificationMetrics), evaluator.config.eval.protocol
-    views = {"protocol": protocol.model_dump()} if classifies else {}
-    write_results_json(folder / "results.json", {**evaluation.metrics.to_dict(), **views})
+    settings = evaluator.config.eval
+    views = {"test_time": {name: each.model_dump() for name, each in settings.test_time.items()}}
+    if isinstance(evaluation.metrics, ClassificationMetrics):
+        views = {"protocol": settings.protocol.model_dump()}
+    write_results_json(
+        folder / "results.json",
+        {**evaluation.metrics.to_dict(), **{name: value for name, value in views.items() if value}},
+    )
     written = [folder / "results.json"]
     if isinstance(evaluation.metrics, ClassificationMetrics):
         assert evaluation.scores is not None, "a classifier's evaluation keeps its scores"

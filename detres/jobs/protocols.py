@@ -1,4 +1,6 @@
-"""By which views of an image a classifier is judged: from `eval.protocol` to loaders and what scores their images."""
+"""By which views of an image a network is judged: from `eval.protocol` to loaders and what scores their images."""
+
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -21,6 +23,11 @@ def protocol_loaders(config: Config, dataset: wiring.AnyDataset) -> list[EvalLoa
             return [wiring.build_eval_loader(config, dataset)]
 
 
+def original_loader(config: Config, dataset: wiring.AnyDataset) -> EvalLoader:
+    """The images as they are read, for a system that resizes them itself."""
+    return _loader(config, dataset, [])
+
+
 def with_protocol(model: nn.Module, config: Config) -> nn.Module:
     """The network that scores one loader's images by all their views at that size; of `center`, the model itself."""
     match config.eval.protocol:
@@ -33,6 +40,9 @@ def with_protocol(model: nn.Module, config: Config) -> nn.Module:
 
 
 def _resizing_loader(config: Config, dataset: wiring.AnyDataset, shorter_side: int) -> EvalLoader:
-    steps = [ResizeShortest(type="resize_shortest", short=[shorter_side])]
-    data = config.data.model_copy(update={"eval_transforms": steps})
+    return _loader(config, dataset, [ResizeShortest(type="resize_shortest", short=[shorter_side])])
+
+
+def _loader(config: Config, dataset: wiring.AnyDataset, steps: Sequence[ResizeShortest]) -> EvalLoader:
+    data = config.data.model_copy(update={"eval_transforms": list(steps)})
     return wiring.build_eval_loader(config.model_copy(update={"data": data}), dataset)

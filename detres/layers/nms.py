@@ -10,6 +10,26 @@ from torch import Tensor
 from detres.structures.boxes import pairwise_iou
 
 
+def suppress(
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    *,
+    method: str = "hard",
+    iou_threshold: float = 0.5,
+    sigma: float = 0.5,
+    min_score: float = 0.001,
+) -> tuple[Tensor, Tensor]:
+    """The indices that survive NMS within the groups and their scores, by decreasing score.
+
+    method: "hard" (batched_nms), or one of soft_nms, which lowers scores and needs `sigma` and `min_score`.
+    """
+    if method == "hard":
+        keep = batched_nms(boxes, scores, groups, iou_threshold)
+        return keep, scores[keep]
+    return soft_nms(boxes, scores, groups, method=method, iou_threshold=iou_threshold, sigma=sigma, min_score=min_score)
+
+
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
     """Indices of the boxes that survive, by decreasing score; boxes of different groups never suppress each other.
 

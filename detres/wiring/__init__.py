@@ -18,6 +18,7 @@ from detres.wiring.datasets import (
 )
 from detres.wiring.foreign import class_names_of, implied_config
 from detres.wiring.networks import build_backbone, build_detector, build_model, load_initial_weights, load_whole_model
+from detres.wiring.test_time import build_system, with_test_time
 
 __all__ = [
     "AnyDataset",
@@ -29,6 +30,7 @@ __all__ = [
     "build_eval_loader",
     "build_model",
     "build_split",
+    "build_system",
     "build_train_dataset",
     "build_train_loader",
     "build_transforms",
@@ -43,4 +45,5 @@ __all__ = [
     "predictor_from_checkpoint",
     "refuse_named_code",
     "with_image_folder",
+    "with_test_time",
 ]

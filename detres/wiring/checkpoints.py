@@ -1,12 +1,15 @@
 """From a checkpoint, which knows its configuration, to the network in it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from detres.api import AnyPredictor, Detector, ImageClassifier, ImageLocalizer
 from detres.config import Config, config_from_dict
+from detres.data.transforms import DetectionTransforms
 from detres.detector import FasterRCNN, Localizer
+from detres.detector.test_time import DetectionSystem
 from detres.engine.checkpoint import CheckpointError, load_checkpoint, load_model_state
 from detres.weights.imagenet import with_words
 from detres.weights.report import WeightsError
@@ -14,6 +17,7 @@ from detres.weights.sources import TORCHVISION, ZOO, LoadedWeights, read_state_d
 from detres.wiring.datasets import build_transforms
 from detres.wiring.foreign import class_names_of, implied_config
 from detres.wiring.networks import Network, build_model, load_whole_model
+from detres.wiring.test_time import with_test_time
 
 _OWN_ADAPTERS = (  # they are ours, although `type` names them as it names classes of anybody's
     "detres.integrations.torchvision:TorchvisionBackbone",
@@ -21,23 +25,26 @@ _OWN_ADAPTERS = (  # they are ours, although `type` names them as it names class
 )
 
 
-def model_from_checkpoint(path: str | Path, *, trust_code: bool = False) -> tuple[Network, Config, tuple[str, ...]]:
+def model_from_checkpoint(
+    path: str | Path, *, trust_code: bool = False, overrides: Sequence[str] = ()
+) -> tuple[Network, Config, tuple[str, ...]]:
     """The network of a checkpoint with its (averaged) weights, its configuration and its class names.
 
     Besides detres's own checkpoints: `zoo:NAME`, `torchvision:NAME`, and files of other toolkits that are recognised.
+    `overrides` are settings of its configuration to change (`eval.box_refinement={}`).
     `trust_code`: whether the checkpoint may name a backbone class of somebody's (`type: module:Class`), which is then
     imported and called. Raises CheckpointError naming the file when it is missing, damaged or not one of ours, and
     ValueError when it names such a class and is not trusted.
     """
     if _never_ours(str(path)):
-        return _model_from_foreign(read_state_dict(path))
+        return _model_from_foreign(read_state_dict(path), overrides)
     try:
         state = load_checkpoint(path)
     except CheckpointError:
         if (found := _foreign(path)) is None:
             raise
-        return _model_from_foreign(found)
-    config = config_from_dict(state["config"], str(path))
+        return _model_from_foreign(found, overrides)
+    config = config_from_dict(state["config"], str(path), overrides)
     if not trust_code:
         refuse_named_code(config, path, data=False)
     names = tuple(state["class_names"])
@@ -59,8 +66,8 @@ def _foreign(path: str | Path) -> LoadedWeights | None:
     return found if found.implied is not None else None
 
 
-def _model_from_foreign(found: LoadedWeights) -> tuple[Network, Config, tuple[str, ...]]:
-    config, names = implied_config(found), class_names_of(found)
+def _model_from_foreign(found: LoadedWeights, overrides: Sequence[str]) -> tuple[Network, Config, tuple[str, ...]]:
+    config, names = implied_config(found, overrides=overrides), class_names_of(found)
     model = build_model(config, len(names))
     load_whole_model(model, found, names)
     return model.eval(), config, names
@@ -82,16 +89,22 @@ def refuse_named_code(config: Config, source: str | Path, *, data: bool) -> None
 
 
 def predictor_from_checkpoint(
-    path: str | Path, device: str | torch.device = "auto", *, trust_code: bool = False
+    path: str | Path,
+    device: str | torch.device = "auto",
+    *,
+    trust_code: bool = False,
+    overrides: Sequence[str] = (),
 ) -> AnyPredictor:
     """What `detres.load` returns: a Detector, ImageClassifier or ImageLocalizer, by what the checkpoint holds."""
-    model, config, names = model_from_checkpoint(path, trust_code=trust_code)
+    model, config, names = model_from_checkpoint(path, trust_code=trust_code, overrides=overrides)
     kinds: dict[type, type[AnyPredictor]] = {FasterRCNN: Detector, Localizer: ImageLocalizer}
     kind = kinds.get(type(model), ImageClassifier)
+    network = with_test_time(model, config)
+    as_read = isinstance(network, DetectionSystem)  # it resizes the images itself
     return kind(
-        model,
+        network,
         names if kind is Detector else with_words(names),
-        build_transforms(config, training=False),
+        DetectionTransforms([]) if as_read else build_transforms(config, training=False),
         device=device,
         size_divisibility=config.model.pixels.size_divisibility,
         precision=config.eval.precision,

@@ -194,6 +194,7 @@ def test_what_is_refused(shop: Shop, tmp_path: Path) -> None:
     _refused(other, "holds a classifier, but the configuration describes a localizer")
     named_by = run_detres("eval", "--weights", shop.best, "--output", tmp_path, f"eval.classifier={shop.best}")
     _refused(named_by, "holds a localizer, expected a classifier")
+    _refused(run_detres("eval", "--weights", shop.best, shop.best, "--output", tmp_path), "no ensembles of localizers")
     config = load_config(shop.config, [f"model.weights={shop.best}"]).config
     with pytest.raises(ValueError, match=r"a localizer of 2 classes \(blue, red\), expected the 2 of the model"):
         wiring.load_initial_weights(wiring.build_model(config, 2), config, ("red", "blue"))
@@ -207,6 +208,7 @@ def test_what_is_refused(shop: Shop, tmp_path: Path) -> None:
         ("data.eval_transforms=[{type: center_crop, size: 32}]", "model.test_crop crops"),
         ("data.val={type: cifar10, root: x, split: val}", "expected coco, voc, own, imagenet_loc or box_lists"),
         ("eval.protocol={type: ten_crop}", "several views are for classifiers"),
+        ("eval.box_refinement=true", "expected null: it is for detectors"),
         ("model.sampling.negative_iou=0.8", "expected at most positive_iou"),
         ("train.best_metric=AP", "expected one of loc_given_class, loc_top1"),
         ("model.anchors.sizes=[]", "anchors.sizes"),

@@ -196,8 +196,8 @@ def test_files_that_do_not_fit_are_named(
     detector = workshop.runs / "tiny" / "best.pt"
     outcome = evaluate("--config", lab.config, "--weights", lab.folder / "a.pt", detector)
     assert outcome.code == 1 and "holds a detector" in outcome.err
-    outcome = evaluate("--config", workshop.config, "--weights", detector, detector)
-    assert outcome.code == 1 and "got 2 files, expected one" in outcome.err
+    outcome = evaluate("--config", workshop.config, "--weights", detector, lab.folder / "a.pt")
+    assert outcome.code == 1 and "holds a classifier, expected a detector" in outcome.err
     torch.save(dict(as_ours(torchvision_network(5)).state_dict()), tmp_path / "five.pth")
     outcome = evaluate("--config", lab.config, "--weights", tmp_path / "five.pth")
     assert outcome.code == 1 and "five.pth" in outcome.err and "3 classes" in outcome.err

@@ -1,0 +1,56 @@
+"""Settings of the systems around a detector at test time (detres.detector.test_time)."""
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from detres.config.fields import Fraction, PositiveFloat, PositiveInt, Settings
+
+LONGEST = 2000
+"""The default bound of the longer side, in pixels: that of multi-scale testing in Fast R-CNN."""
+
+
+class BoxRefinementSettings(Settings):
+    """Regions are pooled again where they moved to, and the boxes that NMS leaves are moved by a vote of the others.
+
+    The kind of NMS stays model.roi_heads.nms; its IoU is the one here.
+    """
+
+    rounds: PositiveInt = 1
+    nms_iou: Fraction = 0.3
+    voting_iou: Fraction | None = 0.5  # null: no voting
+
+
+class MultiScaleSettings(Settings):
+    """Shorter sides of an image pyramid; each region is seen at the two where its area is nearest region_size^2.
+
+    Proposals are made at the size of data.eval_transforms.
+    """
+
+    short: Annotated[list[PositiveInt], Field(min_length=2)] = [200, 400, 600, 800, 1000]
+    max: PositiveInt | None = LONGEST  # bound of the longer side; null: none
+    region_size: PositiveFloat = 224.0
+
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        return _repeated(self.short)
+
+
+class AugmentSettings(Settings):
+    """Detections of several views of the image, merged: each of the sizes, by option mirrored too."""
+
+    short: Annotated[list[PositiveInt], Field(min_length=1)] | None = None  # null: that of data.eval_transforms alone
+    max: PositiveInt | None = LONGEST  # bound of the longer side at the sizes of `short`; null: none
+    flip: bool = True
+    merge: Literal["nms", "soft_nms", "wbf"] = "nms"
+    iou: Fraction | None = None  # of the merging; null: that of the NMS in each view; with wbf 0.55
+
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        if self.short is None and not self.flip:
+            yield "flip", "got false without sizes in short, expected true, or sizes: there is nothing to merge"
+        yield from _repeated(self.short or [])
+
+
+def _repeated(short: Sequence[int]) -> Iterator[tuple[str, str]]:
+    if len(set(short)) < len(short):
+        yield "short", f"got {list(short)}, expected each size once"

@@ -1,0 +1,101 @@
+"""From `eval` and `data.eval_transforms` to the system around one detector or several."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detres.config import Config
+from detres.config import data as data_settings
+from detres.config.model import FasterRCNNSettings
+from detres.config.test_time import AugmentSettings
+from detres.data.transforms import DetectionTransforms
+from detres.detector import FasterRCNN
+from detres.detector.test_time import DetectionSystem, Merging, Selection, Transform, View
+from detres.wiring.datasets import build_transforms
+
+_WBF_IOU = 0.55  # that of the paper
+_RESIZES = (data_settings.ResizeShortest, data_settings.ResizeFixed)
+
+
+def with_test_time(model: nn.Module, config: Config) -> nn.Module:
+    """The system that `eval` describes around a detector; without such settings, and for a system, the model itself."""
+    if isinstance(model, FasterRCNN) and config.eval.test_time:
+        return build_system(config, [model])
+    return model
+
+
+def build_system(
+    config: Config, models: Sequence[FasterRCNN], columns: Sequence[Sequence[int]] | None = None
+) -> DetectionSystem:
+    """The system around `models`: thresholds and NMS are those of the configuration, not of the models' own.
+
+    columns: for each model, where it has each class; None: in one order.
+    """
+    settings = config.eval
+    refinement, pyramid, augment = settings.box_refinement, settings.multi_scale, settings.augment
+    selection = _selection(config)
+    scales: dict[str, Any] = {}
+    if pyramid is not None:
+        sizes = [_at_size(config, short, pyramid.max) for short in pyramid.short]
+        scales = {"pyramid": sizes, "region_size": pyramid.region_size}
+    return DetectionSystem(
+        models,
+        _views(config),
+        selection,
+        columns=columns,
+        refinement_rounds=0 if refinement is None else refinement.rounds,
+        merging=None if augment is None else _merging(augment, selection),
+        **scales,
+    )
+
+
+def _selection(config: Config) -> Selection:
+    assert isinstance(config.model, FasterRCNNSettings), "systems are for detectors"
+    heads, refinement = config.model.roi_heads, config.eval.box_refinement
+    return Selection(
+        score_threshold=heads.score_threshold,
+        nms=heads.nms,
+        nms_iou=heads.nms_iou if refinement is None else refinement.nms_iou,
+        soft_nms_sigma=heads.soft_nms_sigma,
+        detections_per_image=heads.detections_per_image,
+        min_size=heads.min_size,
+        voting_iou=None if refinement is None else refinement.voting_iou,
+    )
+
+
+def _views(config: Config) -> list[View]:
+    augment = config.eval.augment
+    sizes = [_as_transform(build_transforms(config, training=False))]
+    if augment is not None and augment.short is not None:
+        sizes = [_at_size(config, short, augment.max) for short in augment.short]
+    flips = (False, True) if augment is not None and augment.flip else (False,)
+    return [View(size, flip) for size in sizes for flip in flips]
+
+
+def _merging(augment: AugmentSettings, selection: Selection) -> Merging:
+    usual = _WBF_IOU if augment.merge == "wbf" else selection.nms_iou
+    iou = usual if augment.iou is None else augment.iou
+    return Merging(augment.merge, iou, selection.score_threshold, selection.detections_per_image)
+
+
+def _at_size(config: Config, short: int, longest: int | None) -> Transform:
+    """What data.eval_transforms make of an image, but with the shorter side `short`."""
+    steps = list(config.data.eval_transforms)
+    place = next((i for i, step in enumerate(steps) if isinstance(step, _RESIZES)), 0)
+    others: list[data_settings.Transform] = [step for step in steps if not isinstance(step, _RESIZES)]
+    others.insert(place, data_settings.ResizeShortest(type="resize_shortest", short=[short], max=longest))
+    data = config.data.model_copy(update={"eval_transforms": others})
+    return _as_transform(build_transforms(config.model_copy(update={"data": data}), training=False))
+
+
+def _as_transform(transforms: DetectionTransforms) -> Transform:
+    def transform(image: Tensor) -> Tensor:
+        array = image.permute(1, 2, 0).contiguous().numpy()
+        no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+        made = transforms(array, no_boxes, no_labels, np.zeros(0, bool), 0)
+        return torch.from_numpy(made.image).permute(2, 0, 1)
+
+    return transform

@@ -1,0 +1,52 @@
+"""The settings of test-time systems: on top of shipped and stored configurations, and what is refused."""
+
+import pytest
+
+from detres.config import config_from_dict, config_to_dict, load_config
+from detres.config.errors import ConfigError
+
+
+def test_off_by_default_and_on_in_one_line() -> None:
+    plain = load_config("coco_r50.yaml").config
+    assert plain.eval.test_time == {}
+    for text in ("eval.box_refinement={}", "eval.box_refinement=true"):
+        refinement = load_config("coco_r50.yaml", [text]).config.eval.box_refinement
+        assert refinement is not None and refinement.model_dump() == {
+            "rounds": 1, "nms_iou": 0.3, "voting_iou": 0.5,
+        }  # fmt: skip
+    assert load_config("coco_r50.yaml", ["eval.box_refinement=false"]).config == plain
+    scales = load_config("voc_r50_c4.yaml", ["eval.multi_scale={}"]).config.eval.multi_scale
+    assert scales is not None and scales.short == [200, 400, 600, 800, 1000] and scales.region_size == 224
+
+
+def test_on_top_of_stored_configurations() -> None:
+    stored = config_to_dict(load_config("coco_r50.yaml").config)
+    for name in ("box_refinement", "multi_scale", "augment"):
+        del stored["eval"][name]  # as those that were written before there were such settings
+    config = config_from_dict(stored, "old.pt", ["eval.augment={short: [400, 600], merge: wbf}"])
+    assert config.eval.augment is not None and config.eval.augment.flip and config.eval.augment.short == [400, 600]
+    again = config_from_dict(config_to_dict(config), "new.pt", ["eval.box_refinement.rounds=2"])
+    assert list(again.eval.test_time) == ["box_refinement", "augment"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("eval.box_refinement.voting=0.4", "did you mean eval.box_refinement.voting_iou?"),
+        ("eval.box_refinement=0.3", "expected settings (rounds, nms_iou, voting_iou)"),
+        ("eval.multi_scale.short=[600]", "eval.multi_scale.short"),
+        ("eval.multi_scale.short=[600, 600]", "expected each size once"),
+        ("eval.augment={flip: false}", "there is nothing to merge"),
+        ("eval.augment.merge=wbp", "expected one of nms, soft_nms or wbf"),
+    ],
+)
+def test_mistakes_are_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("coco_r50.yaml", [override])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["box_refinement", "multi_scale", "augment"])
+def test_classifiers_refuse_them(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"eval.{key}: got settings, expected null: it is for detectors"):
+        load_config("imagenet_r50.yaml", [f"eval.{key}={{}}"])
