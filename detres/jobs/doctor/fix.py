@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from detres import wiring
-from detres.config.data import CocoDataset, Dataset, VocDataset
+from detres.config.data import CocoDataset, Dataset, OwnDataset, VocDataset
 from detres.files.atomic_file import write_text_atomically
 from detres.jobs.doctor.boxes import UNUSABLE
 from detres.jobs.doctor.fix_coco import fix_coco
@@ -24,6 +24,9 @@ _REMOVED = (*UNUSABLE, "boxes_twice")
 
 def require_fixable(entries: Mapping[str, Dataset], target: Path) -> None:
     """Raise ValueError when there is nothing to clean, or `target` is a data set or has something in it."""
+    for entry in entries.values():
+        if isinstance(entry, OwnDataset):
+            wiring.own_paths(entry)  # files that are not there are told first
     sources = [source for entry in entries.values() if (source := _folder(entry)) is not None]
     if not sources:
         kinds = ", ".join(sorted({entry.type for entry in entries.values()}))

@@ -47,9 +47,12 @@ def test_a_folder_of_xml_files(voc: Clinic, monkeypatch: pytest.MonkeyPatch, tmp
         voc.examine(*settings, fix=tmp_path / "fixed")
 
 
-def test_nothing_there(coco: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
-    finding = coco.examine(*_own(coco, monkeypatch, OWN.replace("json", "txt"))).findings.by_key["annotation_files"]
+def test_nothing_there(coco: Clinic, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings = _own(coco, monkeypatch, OWN.replace("json", "txt"))
+    finding = coco.examine(*settings).findings.by_key["annotation_files"]
     assert finding.count == 1 and "train.txt exists" in finding.examples[0].text
+    with pytest.raises(ValueError, match="train.txt exists"):
+        coco.examine(*settings, fix=tmp_path / "fixed")
 
 
 def test_images_without_annotations_have_no_empty_ones(voc: Clinic) -> None:
