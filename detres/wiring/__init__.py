@@ -11,11 +11,12 @@ from detres.wiring.datasets import (
     build_transforms,
     data_root,
 )
-from detres.wiring.foreign import class_names_of, implied_config
+from detres.wiring.foreign import assumptions, class_names_of, implied_config
 from detres.wiring.networks import build_backbone, build_detector, build_model, load_initial_weights, load_whole_model
 
 __all__ = [
     "AnyDataset",
+    "assumptions",
     "build_backbone",
     "build_dataset",
     "build_detector",

@@ -1,5 +1,6 @@
 """From a checkpoint, which knows its configuration, to the network in it."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -11,9 +12,9 @@ from detres.detector import FasterRCNN
 from detres.engine.checkpoint import CheckpointError, load_checkpoint, load_model_state
 from detres.weights.imagenet import with_words
 from detres.weights.report import WeightsError
-from detres.weights.sources import TORCHVISION, ZOO, LoadedWeights, read_state_dict
+from detres.weights.sources import TORCHVISION, ZOO, FormatError, LoadedWeights, read_state_dict
 from detres.wiring.datasets import build_transforms
-from detres.wiring.foreign import class_names_of, implied_config
+from detres.wiring.foreign import assumptions, class_names_of, implied_config, with_implied
 from detres.wiring.networks import build_model, load_whole_model
 
 _OWN_ADAPTERS = (  # they are ours, although `type` names them as it names classes of anybody's
@@ -57,13 +58,19 @@ def _foreign(path: str | Path) -> LoadedWeights | None:
     """The weights of another toolkit in a file that is no checkpoint of ours; None when it is no such thing either."""
     try:
         found = read_state_dict(path)
+    except FormatError:
+        raise  # it tells which tensors are to blame
     except WeightsError:
         return None
+    if found.implied is None and found.config is None:
+        with_implied(found)  # says how to tell what the file is
     return found if found.implied is not None else None
 
 
 def _model_from_foreign(found: LoadedWeights) -> tuple[FasterRCNN | Classifier, Config, tuple[str, ...]]:
     config, names = implied_config(found), class_names_of(found)
+    if assumed := assumptions(found, config):
+        warnings.warn(f"{found.source} does not tell everything; assumed: {'; '.join(assumed)}", stacklevel=4)
     model = build_model(config, len(names))
     load_whole_model(model, found, names)
     return model.eval(), config, names

@@ -175,6 +175,7 @@ def test_an_export_comes_back_to_the_model_that_it_was(
     before, after = load_checkpoint(trained), load_checkpoint(tmp_path / "back.pt")
     for state in (before, after):
         state["config"]["model"]["backbone"]["weights"] = None
+    assert after["config"]["data"]["eval_transforms"] == before["config"]["data"]["eval_transforms"]
     assert after["config"]["model"] == before["config"]["model"] and after["class_names"] == before["class_names"]
     _same(after["model"], {key: before["ema"][key] for key in after["model"]})
 
@@ -198,6 +199,7 @@ def test_what_does_not_fit_is_listed_and_nothing_is_written(tmp_path: Path, caps
     [
         (("--from", "caffe3", "a.pkl", "--to", "detres", "b.pt"), "format 'caffe3' is unknown; expected one of detres"),
         (("--from", "detectron2", "a.pkl", "--to", "detres", "b.pkl"), "b.pkl: files of detres end in .pt or .pth"),
+        (("--from", "detectron2", "a.pkl", "--to", "caffe", "b.caffemodel"), "reads files of caffe and writes none"),
         (("--from", "detectron2", "none.pkl", "--to", "detres", "b.pt"), "none.pkl: does not exist"),
         (("--from", "detectron2", "a.pkl", "--to", "detres", "b.pt", "--ignore", "("), "expected a regular expression"),
     ],
@@ -205,6 +207,58 @@ def test_what_does_not_fit_is_listed_and_nothing_is_written(tmp_path: Path, caps
 def test_wrong_words(arguments: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _convert(*arguments) == 1
     assert text in capsys.readouterr().err
+
+
+def test_the_file_that_is_read_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.pth"
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    before = path.read_bytes()
+    assert _convert("--from", "torchvision", path, "--to", "detres", path) == 1
+    assert "is the file to read; choose another name" in capsys.readouterr().err and path.read_bytes() == before
+
+
+def test_a_detector_is_not_written_as_a_classifier(
+    workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _convert("--from", "detres", workshop.runs / "tiny" / "best.pt", "--to", "timm", tmp_path / "a.pth") == 1
+    assert "timm has classifiers only, and" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_what_is_told_is_not_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _detectron2_file(tmp_path / "a.pkl")
+    arguments = ("--from", "detectron2", tmp_path / "a.pkl", "--to", "detres", tmp_path / "a.pt")
+    assert _convert(*arguments, "model.pixels.channel_order=bgr", "data.eval_transforms=[]") == 0
+    out = capsys.readouterr().out
+    assert "assumed: counts" in out and "pixels in the order" not in out and "images go" not in out
+
+
+def test_a_classifier_comes_back_from_every_format(workshop: Workshop, tmp_path: Path) -> None:
+    """By the note that the file carries: settings, class names and what images go through."""
+    trained = workshop.runs / "pretrain" / "best.pt"
+    before = load_checkpoint(trained)
+    for format, file in (("msra", "a.pkl"), ("detectron2", "b.pkl"), ("mmdetection", "c.pth"), ("torchvision", "d.pth"),
+                         ("timm", "e.safetensors")):  # fmt: skip
+        assert _convert("--from", "detres", trained, "--to", format, tmp_path / file) == 0
+        classifier = detres.load(tmp_path / file, "cpu")
+        assert isinstance(classifier, ImageClassifier)
+        assert classifier.class_names == tuple(before["class_names"]), format
+        assert _convert("--from", format, tmp_path / file, "--to", "detres", tmp_path / "back.pt") == 0
+        back = load_checkpoint(tmp_path / "back.pt")
+        assert back["config"]["model"] == before["config"]["model"]
+        assert back["config"]["data"]["eval_transforms"] == before["config"]["data"]["eval_transforms"]
+        assert all(torch.equal(back["model"][key], (before["ema"] or before["model"])[key]) for key in back["model"])
+
+
+def test_a_turned_network_comes_back_as_it_was(tmp_path: Path) -> None:
+    """torchvision's pixels are RGB: the first convolution is turned on the way out, and back on the way in."""
+    _detectron2_file(tmp_path / "a.pkl")
+    for source, target in (("detectron2 a.pkl", "torchvision b.pth"), ("torchvision b.pth", "detectron2 c.pkl")):
+        pairs = [[format, tmp_path / file] for format, file in (source.split(), target.split())]
+        assert _convert("--from", *pairs[0], "--to", *pairs[1]) == 0
+    turned = torch.load(tmp_path / "b.pth", weights_only=True)["backbone.body.conv1.weight"]
+    first, last = (read_pickle(tmp_path / name)["model"] for name in ("a.pkl", "c.pkl"))
+    assert first.keys() == last.keys() and all(np.array_equal(first[key], last[key]) for key in first)
+    assert np.array_equal(turned.flip(1).numpy(), first["backbone.bottom_up.stem.conv1.weight"])
 
 
 def test_another_format_than_named_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
