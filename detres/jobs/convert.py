@@ -5,16 +5,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import nn
 
 from detres import wiring
 from detres.config import Config, config_from_dict, config_to_dict
+from detres.config.backbones import ResNetSettings
 from detres.engine.checkpoint import save_checkpoint
 from detres.weights.export import STATE_DICT_SUFFIXES, SUFFIXES, file_content, write_file
 from detres.weights.formats import FORMATS
 from detres.weights.formats.conventions import with_background, with_turned_channels
 from detres.weights.formats.note import write_note
+from detres.weights.formats.shapes import describe_backbone
 from detres.weights.load import is_counter, load_weights
 from detres.weights.report import WeightsError
 from detres.weights.sources import LoadedWeights, read_state_dict
@@ -145,9 +149,31 @@ def _require_whole(found: LoadedWeights, config: Config, num_classes: int) -> No
     load_weights(model, {key: tensor.to("meta") for key, tensor in found.state_dict.items()}, source=found.source)
 
 
+def _require_whole_backbone(found: LoadedWeights) -> None:
+    """WeightsError, listing the tensors, unless these are a ResNet's from its stem to the end of some stage.
+
+    Of a pyramid on it only the names are checked.
+    """
+    body = "backbone.body." if any(key.startswith("backbone.body.") for key in found.state_dict) else "backbone."
+    settings = describe_backbone(found.state_dict)
+    last = max(
+        stage for stage in (1, 2, 3, 4) if any(key.startswith(f"{body}layer{stage}.") for key in found.state_dict)
+    )
+    with torch.device("meta"):
+        built = wiring.build_backbone(ResNetSettings.model_validate({**settings, "out_features": [f"c{last + 1}"]}))
+    own = {body + key for key in cast(nn.Module, built).state_dict() if not is_counter(key)}
+    theirs = {key for key in found.state_dict if not is_counter(key) and not key.startswith("backbone.fpn.")}
+    if own != theirs:
+        raise WeightsError(
+            f"{found.source}: no whole backbone. Missing in the file: {_listed(sorted(own - theirs))}. "
+            f"Left over: {_listed(sorted(theirs - own))}. Name keys that nothing needs to --ignore"
+        )
+
+
 def _convert_backbone(found: LoadedWeights, target: Path, target_format: str) -> Conversion:
     """A backbone without a head has no configuration of its own: its tensors are written as they are named there."""
     state = found.state_dict
+    _require_whole_backbone(found)
     if target_format == DETRES:
         write_file(target, state)
         text = f"a backbone alone: use it as model.backbone.weights={target}"

@@ -14,9 +14,9 @@ import detres
 from detres import wiring
 from detres.api import Detector, ImageClassifier
 from detres.cli import main
-from detres.config import load_config
+from detres.config import config_to_dict, load_config
 from detres.detector import FasterRCNN
-from detres.engine.checkpoint import load_checkpoint
+from detres.engine.checkpoint import load_checkpoint, save_checkpoint
 from detres.files.restricted import read_pickle
 from tests.detector.test_torchvision_parity import paired
 from tests.detector.torchvision_twin import images_and_batch, torchvision_model
@@ -222,6 +222,57 @@ def test_a_detector_is_not_written_as_a_classifier(
 ) -> None:
     assert _convert("--from", "detres", workshop.runs / "tiny" / "best.pt", "--to", "timm", tmp_path / "a.pth") == 1
     assert "timm has classifiers only, and" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_backbones_alone_are_whole_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    body = {key: tensor for key, tensor in state.items() if not key.startswith("fc.")}
+    conv4 = {key: tensor for key, tensor in body.items() if not key.startswith("layer4.")}
+    source, target = tmp_path / "a.pth", tmp_path / "b.pkl"
+    for tensors in (body, conv4):
+        torch.save(tensors, source)
+        assert _convert("--from", "torchvision", source, "--to", "detectron2", target) == 0
+        counters = {key for key in tensors if key.endswith("num_batches_tracked")}
+        assert len(read_pickle(target)["model"]) == len(tensors) and counters
+        target.unlink()
+    torch.save(
+        {**{key: t for key, t in body.items() if key != "layer4.1.conv2.weight"}, "decoder.weight": state["fc.weight"]},
+        source,
+    )
+    assert _convert("--from", "torchvision", source, "--to", "detectron2", target) == 1
+    err = capsys.readouterr().err
+    assert "Missing in the file: backbone.layer4.1.conv2.weight. Left over: backbone.decoder.weight" in err
+    torch.save({**body, "fc.bias": state["fc.bias"]}, source)
+    assert _convert("--from", "torchvision", source, "--to", "detectron2", target) == 1
+    assert "Missing in the file: fc.weight" in capsys.readouterr().err
+    assert not target.exists()
+
+
+def test_parts_of_a_detector_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _detectron2_file(tmp_path / "a.pkl")
+    content = read_pickle(tmp_path / "a.pkl")
+    for part in ("roi_heads.box_predictor.cls_score.weight", "proposal_generator.rpn_head.objectness_logits.weight"):
+        left = {key: array for key, array in content["model"].items() if key != part}
+        (tmp_path / "b.pkl").write_bytes(pickle.dumps({"model": left}))
+        assert _convert("--from", "detectron2", tmp_path / "b.pkl", "--to", "detres", tmp_path / "c.pt") == 1
+        assert "b.pkl, read as detectron2: a detector without" in capsys.readouterr().err
+    torch.save(
+        {"model": {**{k: torch.from_numpy(a) for k, a in content["model"].items()}, "mask.x": torch.ones(1)}},
+        tmp_path / "d.pth",
+    )
+    with pytest.raises(ValueError, match=r"d\.pth, read as detectron2: .* no place in it: mask\.x"):
+        detres.load(tmp_path / "d.pth", "cpu")
+
+
+def test_an_adapters_detector_is_not_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = '{type: "detres.integrations.torchvision:TorchvisionBackbone", args: {model: resnet18}}'
+    config = load_config("coco_r18.yaml", [f"model.backbone={adapter}"]).config
+    model = wiring.build_model(config, 1)
+    state = {"config": config_to_dict(config), "class_names": ["a"], "model": model.state_dict(), "ema": None}
+    save_checkpoint(tmp_path / "last.pt", {"kind": "detector", **state})
+    assert _convert("--from", "detres", tmp_path / "last.pt", "--to", "torchvision", tmp_path / "b.pth") == 1
+    assert "other toolkits get ResNets and VGG alone" in capsys.readouterr().err
+    assert not (tmp_path / "b.pth").exists()
 
 
 def test_what_is_told_is_not_assumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,12 +38,13 @@ _DETECTOR_PARTS: dict[str, Any] = {
     "neck.top": "maxpool",
     "roi_heads.pool.type": "roi_align",
     "roi_heads.pool.aligned": False,
-    "roi_heads.pool.canonical_size": 224.0,
-    "roi_heads.pool.canonical_level": 4,
     "roi_heads.nms": "hard",
     "roi_heads.class_agnostic": False,
     "roi_heads.symmetric_clamp": False,
+    "roi_heads.min_size": 0.01,
     "rpn.symmetric_clamp": False,
+    "rpn.min_size": 0.001,
+    "pixels.size_divisibility": 32,
 }
 _CONVENTIONS: dict[str, Any] = {
     "backbone": {"stride_in_1x1": False},
@@ -109,12 +110,30 @@ def instructions(model: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[
     differences = [f"not the same: {text}" for text in _differences(model)]
     if model["type"] == "classifier":
         return [*differences, *lines, f"normalise with mean={mean}, std={std}"]
-    lines.append(f"FasterRCNN(..., num_classes={num_classes(state) + 1}, image_mean={mean}, image_std={std})")
-    if model["backbone"]["norm_eps"] != 1e-5:
+    lines.append(f"FasterRCNN(..., num_classes={num_classes(state) + 1}, image_mean={mean}, image_std={std},")
+    lines += [f"    {argument}," for argument in _arguments(model)] + [")"]
+    if model["backbone"].get("norm_eps", 1e-5) != 1e-5:
         lines.append(f"set the eps of its norms to {model['backbone']['norm_eps']:g}")
     if differences:
         lines.append("detres.integrations.torchvision.to_torchvision builds a model that is the same, where it can")
     return differences + lines
+
+
+def _arguments(model: Mapping[str, Any]) -> list[str]:
+    """What else torchvision's FasterRCNN must be given, as its constructor names it."""
+    anchors, rpn, heads, pool = model["anchors"], model["rpn"], model["roi_heads"], model["roi_heads"]["pool"]
+    sizes = tuple(tuple(level) for level in anchors["sizes"])
+    ratios = tuple(anchors["aspect_ratios"])
+    return [
+        f"rpn_anchor_generator=AnchorGenerator({sizes}, ({ratios},) * {len(sizes)})",
+        f"rpn_pre_nms_top_n_train={rpn['pre_nms_top_n_train']}, rpn_pre_nms_top_n_test={rpn['pre_nms_top_n_test']}",
+        f"rpn_post_nms_top_n_train={rpn['post_nms_top_n_train']}, rpn_post_nms_top_n_test={rpn['post_nms_top_n_test']}",
+        f"rpn_nms_thresh={rpn['nms_iou']}, rpn_score_thresh={rpn['score_threshold']}",
+        f"box_roi_pool=MultiScaleRoIAlign([...], {pool['output_size']}, {pool['sampling_ratio'] or -1}, "
+        f"canonical_scale={pool['canonical_size']:g}, canonical_level={pool['canonical_level']})",
+        f"box_score_thresh={heads['score_threshold']}, box_nms_thresh={heads['nms_iou']}",
+        f"box_detections_per_img={heads['detections_per_image']}, bbox_reg_weights={tuple(heads['box_coder_weights'])}",
+    ]
 
 
 def _differences(model: Mapping[str, Any]) -> list[str]:
