@@ -27,6 +27,10 @@ def read_file(path: Path, name: str) -> Any:
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
+        from detres.weights.zoo import entries
+
+        if any(entry.name == name for entry in entries()):
+            raise WeightsError(f"{name}: {what}; did you mean zoo:{name}?")
         raise WeightsError(
             f"{name}: {what}; expected a weights file ({SUFFIXES}), or a name such as "
             "torchvision:ResNet50_Weights.IMAGENET1K_V2 or zoo:detectron2/faster_rcnn_R_50_FPN_3x"

@@ -13,6 +13,7 @@ from detres.engine.checkpoint import CheckpointError, load_checkpoint, load_mode
 from detres.weights.imagenet import with_words
 from detres.weights.report import WeightsError
 from detres.weights.sources import TORCHVISION, ZOO, FormatError, LoadedWeights, read_state_dict
+from detres.weights.zoo import entries
 from detres.wiring.datasets import build_transforms
 from detres.wiring.foreign import assumptions, class_names_of, implied_config, with_implied
 from detres.wiring.networks import build_model, load_whole_model
@@ -51,6 +52,8 @@ def model_from_checkpoint(
 
 
 def _never_ours(source: str) -> bool:
+    if not Path(source).exists() and any(entry.name == source for entry in entries()):
+        return True  # whose reader knows what to say
     return source.startswith((ZOO, TORCHVISION)) or Path(source).suffix in (".pkl", ".caffemodel")
 
 
