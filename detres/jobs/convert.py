@@ -86,7 +86,7 @@ def _export(found: LoadedWeights, config: Config, names: Sequence[str], target: 
         raise ValueError(f"{target_format} has classifiers only, and {found.source} is a detector; write {others}")
     format, model = FORMATS[target_format], config.model.model_dump()
     steps = [step.model_dump() for step in config.data.eval_transforms]
-    state = with_background(found.state_dict, format.BACKGROUND)
+    state = with_background(found.state_dict, format.BACKGROUND, found.background)
     turned = target_format in _RGB_ONLY and model["pixels"]["channel_order"] == "bgr"
     theirs = format.from_detres(with_turned_channels(state) if turned else state)
     lines = [line.replace("FILE", str(target)) for line in format.instructions(model, state)]

@@ -114,7 +114,7 @@ def _from_foreign(tensors: dict[str, Tensor], extra: Mapping[str, Any], format: 
         hint = "" if looks == format else f". Its keys look like {looks}'s"
         raise FormatError(f"{name}, read as {format}: {error}{hint}") from error
     return LoadedWeights(
-        state_dict=restored(state, extra, noted) if noted else state,
+        state_dict=restored(state, extra, noted, FORMATS[format].BACKGROUND) if noted else state,
         class_names=implied.class_names,
         kind=kind_of(state),
         source=name,

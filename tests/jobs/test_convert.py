@@ -162,7 +162,8 @@ def test_a_trained_detector_of_ours_goes_to_torchvision_itself(workshop: Worksho
 
 
 @pytest.mark.parametrize(
-    ("format", "file"), [("detectron2", "a.pkl"), ("detectron2", "a.pth"), ("mmdetection", "a.pth")]
+    ("format", "file"),
+    [("detectron2", "a.pkl"), ("detectron2", "a.pth"), ("mmdetection", "a.pth"), ("torchvision", "a.safetensors")],
 )
 def test_an_export_comes_back_to_the_model_that_it_was(
     format: str, file: str, workshop: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -48,13 +48,18 @@ def noted_format(extra: Mapping[str, Any]) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def restored(state: Mapping[str, Tensor], extra: Mapping[str, Any], noted: Implied) -> dict[str, Tensor]:
-    """The exported tensors (in detres's names) as the model has them: its channels, its place of the background."""
+def restored(
+    state: Mapping[str, Tensor], extra: Mapping[str, Any], noted: Implied, background: str
+) -> dict[str, Tensor]:
+    """The exported tensors (in detres's names) as the model has them: its channels, its place of the background.
+
+    background: the format's place of it.
+    """
     turned = (_content(extra) or {}).get("turned") is True
     state = with_turned_channels(state) if turned else dict(state)
     heads = noted.model.get("roi_heads")
     place = heads.get("background") if isinstance(heads, Mapping) else None
-    return with_background(state, place) if place in ("first", "last") else state
+    return with_background(state, place, background) if place in ("first", "last") else state
 
 
 def _content(extra: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -120,6 +120,11 @@ def test_the_background_moves_and_comes_back() -> None:
     assert first["roi_heads.box_predictor.bbox_pred.bias"].tolist() == [0, 0, 0, 0, *range(12)]
     back = with_background(first, "last")
     assert all(torch.equal(back[key], tensor) for key, tensor in state.items())
+    agnostic = {**state, "roi_heads.box_predictor.bbox_pred.bias": torch.arange(4.0)}
+    moved = with_background(agnostic, "first", "last")
+    assert moved["roi_heads.box_predictor.cls_score.weight"].flatten().tolist() == [3, 0, 1, 2]
+    back = with_background(moved, "last", "first")
+    assert all(torch.equal(back[key], tensor) for key, tensor in agnostic.items())
     assert with_background(state, "last") == state and with_background({}, "first") == {}
 
 
