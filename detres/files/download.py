@@ -151,15 +151,19 @@ def _copy(
 
 
 def _checked(path: Path, download: Download) -> Path:
-    """The path, if size and checksum agree; else the file is removed and DownloadError raised."""
+    """The path, if size and checksum agree; else the file is put aside (a part: removed) and DownloadError raised."""
     found, expected = str(file_size(path)), str(download.size)
     if (download.size is None or found == expected) and download.checksum is not None:
         algorithm, _, expected = download.checksum.partition(":")
         found = file_checksum(path, algorithm)[: len(expected)]
     if found == expected or (download.size is None and download.checksum is None):
         return path
-    path.unlink()
     text = f"{path} is not the file published at {download.url}: got {found}, expected {expected}"
+    if path.name == download.name:  # perhaps somebody put it there by hand
+        aside = path.with_name(f"{path.name}.bad")
+        os.replace(path, aside)
+        raise DownloadError(f"{text}; it is now {aside.name}, run this again")
+    path.unlink()
     raise DownloadError(f"{text}; it is removed, run this again")
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from detres.files.pickle_scan import shown
+
 _DTYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f[248]|c8|c16|\?|[SU][1-9]\d{0,8})")
 _MOVED = {"__builtin__.long": "builtins.int", "__builtin__.unicode": "builtins.str"}
 _MAPPINGS = (dict, OrderedDict, defaultdict, Counter)
@@ -101,7 +103,7 @@ class Dtype:
 
     def __new__(cls, code: Any = None, align: object = False, copy: object = False) -> "Dtype":
         if not isinstance(code, str) or _DTYPE.fullmatch(code) is None:
-            raise Refused(f"holds an array of type {code!r:.40}, expected numbers or text")
+            raise Refused(f"holds an array of type {shown(code)}, expected numbers or text")
         made = super().__new__(cls)
         made.dtype = np.dtype(code)
         return made
@@ -141,7 +143,7 @@ def _view(data: Any, dtype: "np.dtype[Any]", shape: tuple[Any, ...]) -> "np.ndar
     if isinstance(data, str):
         data = data.encode("latin-1")  # as Python 2 wrote it
     if not isinstance(data, bytes | bytearray) or not all(type(length) is int and length >= 0 for length in shape):
-        raise Refused(f"holds an array of {type(data).__name__} and shape {shape!r:.60}, expected bytes and lengths")
+        raise Refused(f"holds an array of {type(data).__name__} and shape {shown(shape)}, expected bytes and lengths")
     needed = math.prod(shape) * dtype.itemsize
     if len(data) != needed:
         raise Refused(f"holds an array of shape {shape} and type {dtype}: needs {needed} bytes, found {len(data)}")
@@ -209,8 +211,13 @@ class _Settling:
             return self._keep(value, self._own(value))
         if kind is Dtype:
             return value.dtype
+        if kind is OrderedDict:
+            ordered: Any = self._mapping(value, self._keep(value, OrderedDict()))
+            if type(metadata := vars(value).get("_metadata")) in _MAPPINGS:  # what state dicts carry
+                ordered._metadata = self.settle(metadata)
+            return ordered
         if kind in _MAPPINGS:
-            return self._mapping(value, self._keep(value, OrderedDict() if kind is OrderedDict else {}))
+            return self._mapping(value, self._keep(value, {}))
         if kind is list:
             settled = self._keep(value, [])
             settled.extend(map(self.settle, value))

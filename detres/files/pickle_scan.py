@@ -6,12 +6,20 @@ often that hashing one never comes back.
 """
 
 import pickletools
+import reprlib
 from dataclasses import dataclass, field
 from typing import IO, Any
 
 _TEXT = 200  # longer strings are no names; they are not kept
+# Integers that differ by 2^61 - 1 hash alike, and a dict of very many such keys is never filled.
+_LONG_BITS, _MOST_LONG = 63, 1000
 _TUPLE_DEPTH, _TUPLE_SIZE = 100, 1_000_000
 _TUPLES = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_TUPLE")
+
+
+def shown(value: object) -> str:
+    """A value out of a file in a message: a few of its parts. Its repr may never end, where lists share their parts."""
+    return reprlib.repr(value)[:60]
 
 
 class DamagedPickle(ValueError):
@@ -78,12 +86,15 @@ class _Machine:
         self.scan = Scan()
         self._size = size
         self._steps = 0
+        self._long_numbers = 0
         self._stack: list[Item] = []
         self._memo: dict[int, Item] = {}
 
     def step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
         name = opcode.name
         self._steps += 1
+        if type(argument) is int and argument.bit_length() > _LONG_BITS:
+            self._count_long()
         if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             self._remember(len(self._memo) if name == "MEMOIZE" else argument)
         elif name in ("GET", "BINGET", "LONG_BINGET"):
@@ -100,6 +111,11 @@ class _Machine:
         else:
             fixed, sliced = self._take(opcode)
             self._stack.extend(self._results(opcode, argument, fixed, sliced))
+
+    def _count_long(self) -> None:
+        self._long_numbers += 1
+        if self._long_numbers > _MOST_LONG:
+            raise DamagedPickle(f"more than {_MOST_LONG} numbers of over {_LONG_BITS} bits")
 
     def _top(self) -> Item:
         if not self._stack or self._stack[-1] is _MARK:

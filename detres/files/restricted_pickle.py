@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from detres.files.inert import Allowance, Builder, Refused, canonical, numpy_stand_ins, reference, settle
-from detres.files.pickle_scan import DamagedPickle, scan_pickle
+from detres.files.pickle_scan import DamagedPickle, scan_pickle, shown
 
 _REMEDY = (
     "only arrays, tensors, numbers, text and plain containers are read; let the program that wrote it save "
@@ -98,7 +98,7 @@ def python_stand_ins(allowance: Allowance) -> dict[str, Any]:
 
     def encode(text: Any, encoding: Any = None) -> bytes:
         if encoding not in ("latin1", "latin-1"):
-            raise Refused(f"holds text in the encoding {encoding!r:.40}, expected latin1")
+            raise Refused(f"holds text in the encoding {shown(encoding)}, expected latin1")
         return str.encode(_counted(text, (str,)), "latin-1")
 
     def array(data: Any = b"", encoding: Any = "latin-1") -> bytearray:

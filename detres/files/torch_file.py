@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import torch
 
 from detres.files.inert import Allowance, Refused, canonical, in_python_3, settle
-from detres.files.pickle_scan import DamagedPickle, Scan, scan_pickle
+from detres.files.pickle_scan import DamagedPickle, Scan, scan_pickle, shown
 from detres.files.restricted_pickle import UnsafeFileError, damaged, refuse_unknown
 from detres.files.torch_stand_ins import CONFIGS, torch_stand_ins
 
@@ -146,7 +146,7 @@ def _check_filled(scan: Scan) -> None:
 def _check_storage(identity: Any, sizes: dict[str, int]) -> None:
     """A tensor's storage must be as long as the record that holds it."""
     if not isinstance(identity, tuple) or len(identity) != 5 or not isinstance(identity[4], int):
-        raise DamagedPickle(f"a tensor stored as {identity!r:.60}")
+        raise DamagedPickle(f"a tensor stored as {shown(identity)}")
     kind, key, count = str(identity[1]).rpartition(".")[2], str(identity[2]), identity[4]
     width = 1 if kind == "UntypedStorage" else torch.serialization.StorageType(kind).dtype.itemsize
     if sizes.get(f"data/{key}") != count * width:

@@ -148,6 +148,13 @@ def _backbone_class() -> type[Any]:
                 return (chosen,) if hidden is None else (chosen, hidden)
             return BackboneOutput(feature_maps=chosen, hidden_states=hidden, attentions=None)
 
+        def train(self, mode: bool = True) -> "DetresBackbone":
+            """nn.Module.train. Loading makes parameters anew that all learn; the frozen stages' stop here again."""
+            super().train(mode)
+            for layer in _frozen_layers(self.body, self.config.frozen_stages):
+                layer.requires_grad_(False)
+            return self
+
         def _init_weights(self, module: nn.Module) -> None:
             # On every layer, after building (weights may be loaded by then) and for what from_pretrained's files lack
             if not self._has_values:
@@ -155,6 +162,12 @@ def _backbone_class() -> type[Any]:
 
     DetresBackbone.__qualname__ = "DetresBackbone"
     return DetresBackbone
+
+
+def _frozen_layers(body: Any, frozen_stages: int) -> list[nn.Module]:
+    """The stem and the stages that do not learn; meanings as in detres.backbones.resnet.ResNet."""
+    stages = [[body.conv1, body.bn1], *([stage] for stage in body.stages())]
+    return [layer for layers in stages[:frozen_stages] for layer in layers]
 
 
 def _chosen(stages: dict[str, Tensor], out_features: Sequence[str]) -> tuple[Tensor, ...]:

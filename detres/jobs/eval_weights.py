@@ -24,7 +24,10 @@ def stored_config(weights: str, overrides: Sequence[str] = (), *, trust_code: bo
     if found.config is None and found.implied is None and not weights.startswith(TORCHVISION):
         raise ValueError(f"{weights}: holds no configuration; expected a detres checkpoint, or one given by --config")
     if found.config is None:
-        return wiring.implied_config(found, overrides=overrides)
+        config = wiring.implied_config(found, overrides=overrides)
+        if assumed := wiring.assumptions(found, config, overrides):
+            warnings.warn(f"{weights} does not tell everything; assumed: {'; '.join(assumed)}", stacklevel=2)
+        return config
     config = config_from_dict(found.config, weights, overrides)
     if not trust_code:
         wiring.refuse_named_code(config, weights, data=True)

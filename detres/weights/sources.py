@@ -16,7 +16,7 @@ from torch import Tensor
 
 from detres.weights.formats import FORMATS, kind_of, recognise
 from detres.weights.formats.interface import Implied
-from detres.weights.formats.note import read_note
+from detres.weights.formats.note import noted_format, read_note, restored
 from detres.weights.formats.torchvision import todays_name
 from detres.weights.report import WeightsError
 from detres.weights.tensor_files import read_file, unwrap
@@ -30,6 +30,10 @@ ZOO = "zoo:"
 _VERSION = 1  # the newest checkpoint format that this code knows
 
 
+class FormatError(WeightsError):
+    """A file that is in a toolkit's format but for some of its tensors."""
+
+
 @dataclass(frozen=True)
 class LoadedWeights:
     """A state dict in detres's names, and what its source says about it.
@@ -41,7 +45,7 @@ class LoadedWeights:
     source       the path or name that was read, for messages
     background   the row of the background class in a detector's head, None when the source does not tell
     implied      what another toolkit's file says about the model (settings of `model`), else None
-    recipe       name of a shipped configuration and overrides that reproduce the weights (zoo), else None
+    recipe       name of a shipped configuration and overrides that reproduce published weights, else None
     """
 
     state_dict: dict[str, Tensor]
@@ -78,29 +82,39 @@ def read_state_dict(source: str | Path, format: str | None = None, *, ignore: It
         from detres.weights.zoo import fetch, find
 
         entry = find(name.removeprefix(ZOO))
-        tensors, extra = unwrap(read_file(fetch(entry), name), name)
+        if format not in (None, entry.format):
+            raise WeightsError(f"{name}: is a file of {entry.format}, not of {format}")
+        path = fetch(entry)
+        tensors, extra = _tensors_of(read_file(path, f"{name} ({path})"), name, ignore)
         found = _from_foreign(tensors, extra, entry.format, name)
         return replace(found, recipe=(entry.config, entry.overrides))
     content = read_file(Path(name).expanduser(), name)
     if isinstance(content, Mapping) and content.get("format") == "detres":
         return _from_checkpoint(content, name)
-    tensors, extra = unwrap(content, name)
-    unneeded = [re.compile(pattern) for pattern in ignore]
-    tensors = {key: tensor for key, tensor in tensors.items() if not any(p.match(key) for p in unneeded)}
-    format = format or recognise(tensors)
-    if format is None:
+    tensors, extra = _tensors_of(content, name, ignore)
+    format = format or recognise(tensors) or noted_format(extra)
+    if format not in FORMATS:
         return LoadedWeights({todays_name(key): tensor for key, tensor in tensors.items()}, source=name)
     return _from_foreign(tensors, extra, format, name)
 
 
+def _tensors_of(content: Any, name: str, ignore: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """As unwrap; without the keys that match one of `ignore` from their start."""
+    tensors, extra = unwrap(content, name)
+    unneeded = [re.compile(pattern) for pattern in ignore]
+    return {key: tensor for key, tensor in tensors.items() if not any(p.match(key) for p in unneeded)}, extra
+
+
 def _from_foreign(tensors: dict[str, Tensor], extra: Mapping[str, Any], format: str, name: str) -> LoadedWeights:
     try:
-        state = FORMATS[format].to_detres(tensors)
-        implied = read_note(extra) or FORMATS[format].implied(tensors, extra)
+        state, noted = FORMATS[format].to_detres(tensors), read_note(extra)
+        implied = noted or FORMATS[format].implied(tensors, extra)
     except WeightsError as error:
-        raise WeightsError(f"{name}, read as {format}: {error}") from error
+        looks = recognise(tensors) or ("torchvision" if FORMATS["torchvision"].recognises(tensors) else format)
+        hint = "" if looks == format else f". Its keys look like {looks}'s"
+        raise FormatError(f"{name}, read as {format}: {error}{hint}") from error
     return LoadedWeights(
-        state_dict=state,
+        state_dict=restored(state, extra, noted, FORMATS[format].BACKGROUND) if noted else state,
         class_names=implied.class_names,
         kind=kind_of(state),
         source=name,
@@ -137,6 +151,7 @@ def _background(config: Mapping[str, Any] | None) -> Background:
 
 def _read_torchvision(name: str) -> LoadedWeights:
     weights = _torchvision_entry(name)
+    _require_there_or_online(name, weights.url)
     try:
         state = weights.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -156,8 +171,26 @@ def _read_torchvision(name: str) -> LoadedWeights:
         class_names=tuple(names[1:]) if detects else (),
         kind="detector" if detects else kind_of(tensors),
         source=name,
+        recipe=_recipe_of(weights.url),
         background="first" if detects else None,
     )
+
+
+def _recipe_of(url: str) -> tuple[str, tuple[str, ...]] | None:
+    """What the zoo knows of the weights that are published there."""
+    from detres.weights.zoo import entries
+
+    return next(((entry.config, entry.overrides) for entry in entries() if entry.url == url), None)
+
+
+def _require_there_or_online(name: str, url: str) -> None:
+    from detres.weights.zoo.fetching import is_offline
+
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if is_offline() and not path.is_file():
+        raise WeightsError(
+            f"{name}: is not in torch's cache, and DETRES_OFFLINE is set. Download {url} elsewhere and put it at {path}"
+        )
 
 
 def _torchvision_entry(name: str) -> Any:

@@ -16,12 +16,13 @@ from detres.wiring.datasets import (
     own_paths,
     with_image_folder,
 )
-from detres.wiring.foreign import class_names_of, implied_config
+from detres.wiring.foreign import assumptions, class_names_of, implied_config
 from detres.wiring.networks import build_backbone, build_detector, build_model, load_initial_weights, load_whole_model
 from detres.wiring.test_time import build_system, with_test_time
 
 __all__ = [
     "AnyDataset",
+    "assumptions",
     "build_backbone",
     "build_dataset",
     "build_detection_loader",

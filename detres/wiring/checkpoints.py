@@ -1,5 +1,6 @@
 """From a checkpoint, which knows its configuration, to the network in it."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from detres.detector.test_time import DetectionSystem
 from detres.engine.checkpoint import CheckpointError, load_checkpoint, load_model_state
 from detres.weights.imagenet import with_words
 from detres.weights.report import WeightsError
-from detres.weights.sources import TORCHVISION, ZOO, LoadedWeights, read_state_dict
+from detres.weights.sources import TORCHVISION, ZOO, FormatError, LoadedWeights, read_state_dict
+from detres.weights.zoo import entries
 from detres.wiring.datasets import build_transforms
-from detres.wiring.foreign import class_names_of, implied_config
+from detres.wiring.foreign import assumptions, class_names_of, implied_config, with_implied
 from detres.wiring.networks import Network, build_model, load_whole_model
 from detres.wiring.test_time import with_test_time
 
@@ -54,6 +56,8 @@ def model_from_checkpoint(
 
 
 def _never_ours(source: str) -> bool:
+    if not Path(source).exists() and any(entry.name == source for entry in entries()):
+        return True  # whose reader knows what to say
     return source.startswith((ZOO, TORCHVISION)) or Path(source).suffix in (".pkl", ".caffemodel")
 
 
@@ -61,13 +65,19 @@ def _foreign(path: str | Path) -> LoadedWeights | None:
     """The weights of another toolkit in a file that is no checkpoint of ours; None when it is no such thing either."""
     try:
         found = read_state_dict(path)
+    except FormatError:
+        raise  # it tells which tensors are to blame
     except WeightsError:
         return None
+    if found.implied is None and found.config is None:
+        with_implied(found)  # says how to tell what the file is
     return found if found.implied is not None else None
 
 
 def _model_from_foreign(found: LoadedWeights, overrides: Sequence[str]) -> tuple[Network, Config, tuple[str, ...]]:
     config, names = implied_config(found, overrides=overrides), class_names_of(found)
+    if assumed := assumptions(found, config, overrides):
+        warnings.warn(f"{found.source} does not tell everything; assumed: {'; '.join(assumed)}", stacklevel=4)
     model = build_model(config, len(names))
     load_whole_model(model, found, names)
     return model.eval(), config, names

@@ -1,5 +1,6 @@
 """From another toolkit's weights to a whole detres configuration."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,8 +26,42 @@ def implied_config(found: LoadedWeights, base: str | None = None, overrides: Seq
     recipe = found.recipe if base is None else None
     name, settings_of = recipe or (base or _usual_base(found), ())
     settings = config_to_dict(load_config(name, settings_of).config)
+    if found.implied.eval_transforms is not None:
+        settings["data"]["eval_transforms"] = list(found.implied.eval_transforms)
     model = found.implied.model if recipe is None else _as_published(found.implied.model, settings["model"])
     return config_from_dict({**settings, "model": model}, found.source, overrides)
+
+
+def assumptions(
+    found: LoadedWeights, config: Config, overrides: Sequence[str] = (), base: str | None = None
+) -> tuple[str, ...]:
+    """What neither the file of the weights nor `overrides` told, and `config` therefore takes for granted; sentences.
+
+    Nothing for a checkpoint of detres, and for the zoo's, whose publishers have told.
+    """
+    if found.config is not None or (found.recipe is not None and base is None):
+        return ()
+    implied = with_implied(found).implied
+    assert implied is not None, "with_implied has seen to it"
+    said = list(implied.assumed)
+    if implied.eval_transforms is None:
+        steps = ", ".join(_words(step.model_dump(exclude_unset=True)) for step in config.data.eval_transforms)
+        said.append(f"images go through {steps} (data.eval_transforms)")
+    if not found.class_names:
+        named = "ImageNet's ids" if class_names_of(found) == imagenet_ids() else "their numbers"
+        said.append(f"the classes have {named} for names")
+    told = [override.partition("=")[0] for override in overrides]
+    return tuple(text for text in said if not _is_told(text, told))
+
+
+def _words(step: Mapping[str, Any]) -> str:
+    return " ".join([str(step["type"]), *(f"{key}={value}" for key, value in step.items() if key != "type")])
+
+
+def _is_told(sentence: str, keys: Sequence[str]) -> bool:
+    """Whether any of the dotted keys is one of the settings that a sentence names, or lies below or above it."""
+    named = re.findall(r"(?:model|data)\.[\w.]*\w", sentence)
+    return any(f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}.") for a in keys for b in named)
 
 
 def _as_published(implied: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, Any]:

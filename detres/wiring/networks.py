@@ -176,7 +176,15 @@ def _load_own_weights(model: Network, config: Config) -> LoadReport:
             f"torchvision:ResNet50_Weights.IMAGENET1K_V2: {type(backbone).__name__} has no load_pretrained(), which "
             "the backbones of detres.integrations.torchvision and .timm have"
         )
-    source: str = backbone.load_pretrained()
+    try:
+        source: str = backbone.load_pretrained()
+    except (OSError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"model.backbone.weights: {PRETRAINED}: the weights of {type(backbone).__name__} could not be fetched "
+            f"({reason}). Without a network, name a file (model.backbone.weights=FILE; for timm also "
+            "args.pretrained_cfg_overlay: {file: FILE}), or null to begin from random weights"
+        ) from error
     pixels = backbone.pretrained_pixels() if hasattr(backbone, "pretrained_pixels") else {}
     warn_of_differences(LoadedWeights({}, source=source, implied=Implied({"pixels": pixels})), config)
     return LoadReport(source, tuple(LoadRow(f"backbone.{key}", "loaded") for key in backbone.state_dict()))

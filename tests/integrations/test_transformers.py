@@ -51,6 +51,18 @@ def saved(folder: Path, network: nn.Module) -> str:
     return str(folder / "trained.pt")
 
 
+def test_frozen_stages_stay_frozen_when_loaded(adapter: Any, tmp_path: Path) -> None:
+    config = adapter.DetresBackboneConfig(depth=18, frozen_stages=2)
+    made = adapter.DetresBackbone(config)
+    frozen = {name for name, parameter in made.named_parameters() if not parameter.requires_grad}
+    assert any("layer1" in name for name in frozen) and not any("layer2" in name for name in frozen)
+    made.save_pretrained(tmp_path)
+    loaded = adapter.DetresBackbone.from_pretrained(tmp_path)
+    assert {name for name, parameter in loaded.named_parameters() if not parameter.requires_grad} == frozen
+    loaded.train()
+    assert {name for name, parameter in loaded.named_parameters() if not parameter.requires_grad} == frozen
+
+
 def test_the_page_s_example_runs(adapter: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = run_examples("transformers", tmp_path, monkeypatch)
     assert [tuple(x.shape) for x in names["maps"]] == [(1, 512, 8, 12), (1, 2048, 2, 3)]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from detres.weights.formats import caffemodel, detectron2, mmdetection, msra, timm, torchvision
 from detres.weights.formats.interface import Format, Implied
+from detres.weights.formats.shapes import is_detector
 
 FORMATS: dict[str, Format] = {
     module.NAME: module for module in (torchvision, detectron2, mmdetection, timm, msra, caffemodel)
@@ -22,9 +23,9 @@ def recognise(state: Mapping[str, Tensor]) -> str | None:
 
 def kind_of(state: Mapping[str, Tensor]) -> Literal["detector", "classifier", "state_dict"]:
     """What a state dict in detres's names belongs to; state_dict for a backbone alone."""
-    if "roi_heads.box_predictor.cls_score.weight" in state:
+    if is_detector(state):
         return "detector"
-    return "classifier" if "fc.weight" in state else "state_dict"
+    return "classifier" if any(key.startswith("fc.") for key in state) else "state_dict"
 
 
 __all__ = ["FORMATS", "Format", "Implied", "kind_of", "recognise"]

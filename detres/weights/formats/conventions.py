@@ -27,12 +27,13 @@ def require_plain_heads(model: Mapping[str, Any], format: str) -> None:
             )
 
 
-def with_background(state: Mapping[str, Tensor], place: str) -> dict[str, Tensor]:
+def with_background(state: Mapping[str, Tensor], place: str, now: str | None = None) -> dict[str, Tensor]:
     """A detector's state dict (detres's names) with its background "first" or "last"; any other one as it is.
 
+    now: where it stands; None: as the shapes tell, which those of class-agnostic regression do not (taken for last).
     To last, the background's four rows of deltas, which nothing uses, are dropped; to first, they come in as zeros.
     """
-    head = describe_head(state)
+    head = describe_head(state, background=now)
     if head is None or head.background is None or head.background == place:
         return dict(state)
     return {key: _moved(key, tensor, place, head.agnostic) for key, tensor in state.items()}

@@ -63,9 +63,12 @@ def conventions(
         return more, assumed
     if backbone["norm"] == "frozen_batch":
         more = merge(more, {"backbone": {"frozen_stages": 2}})
+    dilated = bool(backbone.get("dilated_c5")) and backbone["depth"] > 34  # it refuses to dilate basic blocks
     if backbone.get("dilated_c5"):
+        more = merge(more, {"backbone": {"dilated_c5": dilated}})
+    if dilated:
         assumed.append("conv5_x is dilated, as in Base-RCNN-DilatedC5.yaml (model.backbone.dilated_c5)")
-    base = "FPN" if model["neck"] else "DilatedC5" if backbone.get("dilated_c5") else "C4"
+    base = "FPN" if model["neck"] else "C4" if backbone["out_features"] == ["c4"] else "DilatedC5"
     assumed.append(f"counts and thresholds of Base-RCNN-{base}.yaml (model.rpn, model.roi_heads)")
     anchors, text = _anchors(model, state)
     assumed += [text] if text else []

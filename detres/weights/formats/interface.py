@@ -1,7 +1,7 @@
 """What every format offers: names there and back, and what one of its files implies about the model."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -11,14 +11,16 @@ from torch import Tensor
 class Implied:
     """What a foreign file says about the model that its tensors belong to.
 
-    model        settings of `model` in a detres configuration, nested; those that are left out keep their defaults
-    class_names  one per label 0 ... K-1, empty when nobody tells
-    assumed      sentences: what the file does not tell and was taken for granted, with the setting that changes it
+    model            settings of `model` in a detres configuration, nested; those that are left out keep their defaults
+    class_names      one per label 0 ... K-1, empty when nobody tells
+    assumed          sentences: what the file does not tell and was taken for granted, with the setting that changes it
+    eval_transforms  what an image goes through before the network, `data.eval_transforms`; None when nobody tells
     """
 
     model: dict[str, Any]
     class_names: tuple[str, ...] = ()
-    assumed: tuple[str, ...] = field(default=())
+    assumed: tuple[str, ...] = ()
+    eval_transforms: tuple[dict[str, Any], ...] | None = None
 
 
 class Format(Protocol):

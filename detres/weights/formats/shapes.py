@@ -6,13 +6,13 @@ formats' business.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from detres.weights.head import describe_head
-from detres.weights.report import WeightsError
+from detres.weights.report import WeightsError, shorten
 
 Shapes = Mapping[str, Tensor]
 
@@ -25,6 +25,10 @@ _DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
     (True, (3, 8, 36)): 152,
 }
 _RPN, _BOX, _CONV5 = "rpn.head.", "roi_heads.box_head.", "roi_heads.box_head.layer4."
+_NEEDED = (
+    *(f"{_RPN}{layer}.weight" for layer in ("conv.0.0", "cls_logits", "bbox_pred")),
+    *(f"roi_heads.box_predictor.{layer}.weight" for layer in ("cls_score", "bbox_pred")),
+)
 _ASPECT_RATIOS = 3  # of the anchors of all toolkits' models
 _SINGLE_LEVEL_SIZES = [32.0, 64.0, 128.0, 256.0, 512.0]  # C4 and DC5
 
@@ -35,13 +39,16 @@ def describe_model(state: Shapes) -> dict[str, Any]:
     A state dict with a detection head gives type faster_rcnn, any other one type classifier (a bare backbone as well).
     Raises WeightsError when the backbone is no ResNet that detres builds.
     """
-    if "roi_heads.box_predictor.cls_score.weight" not in state:
+    if not is_detector(state):
         return {"type": "classifier", "backbone": describe_backbone(state)}
+    if missing := [key for key in _NEEDED if key not in state]:
+        raise WeightsError(f"a detector without {', '.join(missing)}; expected the tensors of a whole one")
     backbone, neck = describe_backbone(state), _describe_neck(state)
     if neck is not None:
         levels = len(_numbers(state, "backbone.fpn.inner_blocks."))
-        backbone["out_features"] = ["c2", "c3", "c4", "c5"][-levels:]
-        first = 6 - levels
+        coarsest = max(_numbers(state, "backbone.body.layer"), default=4) + 1
+        first = coarsest + 1 - levels
+        backbone["out_features"] = [f"c{level}" for level in range(first, coarsest + 1)]
         channels, num_levels = neck["channels"], levels + (2 if neck["top"] == "conv" else 1)
         sizes = [[8.0 * 2**level] for level in range(first, first + num_levels)]
     else:
@@ -58,21 +65,19 @@ def describe_model(state: Shapes) -> dict[str, Any]:
     }
 
 
+def is_detector(keys: Collection[str]) -> bool:
+    """Whether keys (detres's names) are those of a detector, whole or not, and not of a backbone or a classifier."""
+    return any(key.startswith(("rpn.", "roi_heads.")) for key in keys)
+
+
 def describe_backbone(state: Shapes) -> dict[str, Any]:
     """The settings of `model.backbone` for a ResNet under `backbone.` or `backbone.body.`."""
     prefix = "backbone.body." if any(key.startswith("backbone.body.") for key in state) else "backbone."
     body = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
-    counts = tuple(len(_numbers(body, f"layer{i}.")) for i in (1, 2, 3))
     bottleneck = "layer1.0.conv3.weight" in body
-    if (bottleneck, counts) not in _DEPTHS:
-        kind = "bottleneck" if bottleneck else "basic"
-        raise WeightsError(
-            f"stages of {', '.join(map(str, counts))} {kind} blocks (conv2_x, conv3_x, conv4_x); expected a ResNet of "
-            "depth 18, 34, 50, 101 or 152"
-        )
     settings: dict[str, Any] = {
         "type": "resnet",
-        "depth": _DEPTHS[bottleneck, counts],
+        "depth": _depth(body, bottleneck),
         "deep_stem": "conv1.0.weight" in body,
         "avg_pool_shortcut": body.get("layer2.0.downsample.1.weight", _NOTHING).dim() == 4,
         "shortcut": _describe_shortcut(body),
@@ -82,6 +87,22 @@ def describe_backbone(state: Shapes) -> dict[str, Any]:
         inner, per_group = body["layer1.0.conv2.weight"].shape[:2]
         settings |= {"groups": inner // per_group, "width_per_group": per_group}
     return settings
+
+
+def _depth(body: Shapes, bottleneck: bool) -> int:
+    """By the numbers of blocks; where later stages were left out, the shallowest network that begins so."""
+    counts = tuple(count for i in (1, 2, 3) if (count := len(_numbers(body, f"layer{i}."))))
+    if not counts:
+        shown = shorten(list(body), 3)
+        raise WeightsError(f"no ResNet: it has no blocks layer1.0, layer1.1, ...; its backbone's tensors are {shown}")
+    for (has_bottlenecks, usual), depth in _DEPTHS.items():
+        if has_bottlenecks == bottleneck and usual[: len(counts)] == counts:
+            return depth
+    kind = "bottleneck" if bottleneck else "basic"
+    raise WeightsError(
+        f"stages of {', '.join(map(str, counts))} {kind} blocks (conv2_x, conv3_x, conv4_x); expected a ResNet of "
+        "depth 18, 34, 50, 101 or 152"
+    )
 
 
 def describe_norm(state: Shapes, layer: str) -> str:
@@ -115,8 +136,10 @@ def _describe_shortcut(body: Shapes) -> str:
 
 
 def _describe_neck(state: Shapes) -> dict[str, Any] | None:
-    if "backbone.fpn.layer_blocks.0.0.weight" not in state:
+    if not any(key.startswith("backbone.fpn.") for key in state):
         return None
+    if (first := "backbone.fpn.layer_blocks.0.0.weight") not in state:
+        raise WeightsError(f"a pyramid without {first}; expected the tensors of a whole one")
     return {
         "channels": len(state["backbone.fpn.layer_blocks.0.0.weight"]),
         "norm": describe_norm(state, "backbone.fpn.layer_blocks.0.1."),
@@ -126,12 +149,15 @@ def _describe_neck(state: Shapes) -> dict[str, Any] | None:
 
 def _describe_anchors(state: Shapes, sizes: list[list[float]]) -> dict[str, Any]:
     """The usual sizes; where the head has another number of anchors per cell, as many, an octave divided among them."""
-    per_cell = len(state[f"{_RPN}cls_logits.weight"]) // _ASPECT_RATIOS
+    anchors = len(state[f"{_RPN}cls_logits.weight"])
+    ratios, per_cell = {}, anchors // _ASPECT_RATIOS
+    if anchors % _ASPECT_RATIOS:
+        ratios, per_cell = {"aspect_ratios": [1.0]}, anchors
     if per_cell != len(sizes[0]) and len(sizes) > 1:
         sizes = [[level[0] * 2 ** (i / per_cell) for i in range(per_cell)] for level in sizes]
     elif per_cell != len(sizes[0]):
         sizes = [[32.0 * 2**i for i in range(per_cell)]]
-    return {"sizes": sizes}
+    return {"sizes": sizes, **ratios}
 
 
 def _describe_rpn(state: Shapes, in_channels: int) -> dict[str, Any]:

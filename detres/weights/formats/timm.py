@@ -52,14 +52,19 @@ def instructions(model: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[
     """The timm model that takes the file, and the pixels that it wants."""
     backbone, pixels = model["backbone"], model["pixels"]
     groups, width = backbone.get("groups", 1), backbone.get("width_per_group", 64)
-    family = "wide_resnet" if width > 64 else "resnet" if groups == 1 else "resnext"
-    suffix = "_2" if width > 64 else "d" if backbone.get("deep_stem") else ""
-    suffix += f"_{groups}x{width}d" if groups > 1 else ""
+    family = "wide_resnet" if width == 128 else "resnet" if groups == 1 else "resnext"
+    suffix = "_2" if width == 128 else ""
+    suffix += ("d" if backbone.get("avg_pool_shortcut") else "c") if backbone.get("deep_stem") else ""
+    suffix += f"_{groups}x{width}d" if groups > 1 else "_gn" if backbone.get("norm") == "group" else ""
     mean, std = ([round(value / 255, 6) for value in pixels[key]] for key in ("mean", "std"))
     lines = [f"timm.create_model('{family}{backbone['depth']}{suffix}', num_classes={len(state.get('fc.weight', ()))})"]
     lines.append(f"normalise with mean={mean}, std={std} in the order {pixels['channel_order'].upper()}")
-    if backbone.get("stride_in_1x1"):
-        lines.append("not the same: bottlenecks stride in their 1x1 convolution here, in the 3x3 in timm")
-    if backbone.get("shortcut") != "B":
-        lines.append(f"not the same: model.backbone.shortcut is {backbone['shortcut']} here, B in timm")
-    return lines
+    wanted = {"shortcut": "B", "stride_in_1x1": False, "norm_eps": 1e-5}
+    if backbone.get("avg_pool_shortcut") and not backbone.get("deep_stem"):
+        wanted["avg_pool_shortcut"] = False
+    if groups == 1:
+        wanted["width_per_group"] = 128 if width == 128 else 64
+    text = "not the same: model.backbone.{} is {!r} here, {!r} in timm"
+    return lines + [
+        text.format(key, backbone[key], there) for key, there in wanted.items() if backbone.get(key, there) != there
+    ]

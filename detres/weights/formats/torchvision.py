@@ -21,6 +21,31 @@ IGNORABLE: tuple[str, ...] = ()
 _OLD_NAME = re.compile(r"((?:^|\.)fpn\.(?:inner|layer)_blocks\.\d+|^rpn\.head\.conv)\.(weight|bias)$")
 _DETECTOR = ("backbone.", "rpn.", "roi_heads.")
 _BETA = 1.0 / 9  # of its smooth L1 losses
+_PIXELS = "RGB pixels with ImageNet's mean and deviation (model.pixels)"
+_PARTS = "anchors, RoIAlign, counts and thresholds of its own detectors (model.anchors, model.rpn, model.roi_heads)"
+# What its own networks and detectors have.
+_BACKBONE: dict[str, Any] = {
+    "backbone.type": "resnet",
+    "backbone.shortcut": "B",
+    "backbone.stride_in_1x1": False,
+    "backbone.deep_stem": False,
+    "backbone.avg_pool_shortcut": False,
+}
+_DETECTOR_PARTS: dict[str, Any] = {
+    "anchors.rounded": True,
+    "anchors.stride": "from_shape",
+    "anchors.order": "ratio_major",
+    "neck.top": "maxpool",
+    "roi_heads.pool.type": "roi_align",
+    "roi_heads.pool.aligned": False,
+    "roi_heads.nms": "hard",
+    "roi_heads.class_agnostic": False,
+    "roi_heads.symmetric_clamp": False,
+    "roi_heads.min_size": 0.01,
+    "rpn.symmetric_clamp": False,
+    "rpn.min_size": 0.001,
+    "pixels.size_divisibility": 32,
+}
 _CONVENTIONS: dict[str, Any] = {
     "backbone": {"stride_in_1x1": False},
     "anchors": {"rounded": True, "stride": "from_shape", "order": "ratio_major"},
@@ -61,16 +86,15 @@ def implied(state: Mapping[str, Tensor], extra: Mapping[str, Any]) -> Implied:
     ours = to_detres(state)
     model = describe_model(ours)
     if model["type"] == "classifier":
-        return Implied(merge(model, {"backbone": _CONVENTIONS["backbone"]}))
+        return Implied(merge(model, {"backbone": _CONVENTIONS["backbone"]}), assumed=(_PIXELS,))
     names = coco_91() if num_classes(ours) == len(coco_91()) else ()
     if model["backbone"]["norm"] != "frozen_batch":
-        return Implied(merge(model, _CONVENTIONS), names)
+        return Implied(merge(model, _CONVENTIONS), names, (_PIXELS, _PARTS))
     eps = 0.0 if names else 1e-5  # torchvision sets it to 0 for the weights that it publishes
-    text = (
-        f"frozen norms with eps {eps:g}, as torchvision {'sets it for its COCO_V1 weights' if names else 'makes them'}"
-    )
+    reason = "sets it for its COCO_V1 weights" if names else "makes them"
+    assumed = f"frozen norms with eps {eps:g}, as torchvision {reason} (model.backbone.norm_eps)"
     conventions = merge(_CONVENTIONS, {"backbone": {"norm_eps": eps}})
-    return Implied(merge(model, conventions), names, (f"{text} (model.backbone.norm_eps)",))
+    return Implied(merge(model, conventions), names, (_PIXELS, _PARTS, assumed))
 
 
 def instructions(model: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[str]:
@@ -83,30 +107,47 @@ def instructions(model: Mapping[str, Any], state: Mapping[str, Tensor]) -> list[
     if pixels["channel_order"] == "bgr":
         mean, std = mean[::-1], std[::-1]
         lines.append("the first convolution's input channels were turned from BGR to RGB")
-    if model["type"] == "classifier":
-        return [*lines, f"normalise with mean={mean}, std={std}"]
-    lines.append(f"FasterRCNN(..., num_classes={num_classes(state) + 1}, image_mean={mean}, image_std={std})")
-    if model["backbone"]["norm_eps"] != 1e-5:
-        lines.append(f"set the eps of its norms to {model['backbone']['norm_eps']:g}")
     differences = [f"not the same: {text}" for text in _differences(model)]
+    if model["type"] == "classifier":
+        return [*differences, *lines, f"normalise with mean={mean}, std={std}"]
+    lines.append(f"FasterRCNN(..., num_classes={num_classes(state) + 1}, image_mean={mean}, image_std={std},")
+    lines += [f"    {argument}," for argument in _arguments(model)] + [")"]
+    if model["backbone"].get("norm_eps", 1e-5) != 1e-5:
+        lines.append(f"set the eps of its norms to {model['backbone']['norm_eps']:g}")
     if differences:
-        differences.append("detres.integrations.torchvision.to_torchvision builds a torchvision model that is the same")
-    return lines + differences
+        lines.append("detres.integrations.torchvision.to_torchvision builds a model that is the same, where it can")
+    return differences + lines
+
+
+def _arguments(model: Mapping[str, Any]) -> list[str]:
+    """What else torchvision's FasterRCNN must be given, as its constructor names it."""
+    anchors, rpn, heads, pool = model["anchors"], model["rpn"], model["roi_heads"], model["roi_heads"]["pool"]
+    sizes = tuple(tuple(level) for level in anchors["sizes"])
+    ratios = tuple(anchors["aspect_ratios"])
+    return [
+        f"rpn_anchor_generator=AnchorGenerator({sizes}, ({ratios},) * {len(sizes)})",
+        f"rpn_pre_nms_top_n_train={rpn['pre_nms_top_n_train']}, rpn_pre_nms_top_n_test={rpn['pre_nms_top_n_test']}",
+        f"rpn_post_nms_top_n_train={rpn['post_nms_top_n_train']}, rpn_post_nms_top_n_test={rpn['post_nms_top_n_test']}",
+        f"rpn_nms_thresh={rpn['nms_iou']}, rpn_score_thresh={rpn['score_threshold']}",
+        f"box_roi_pool=MultiScaleRoIAlign([...], {pool['output_size']}, {pool['sampling_ratio'] or -1}, "
+        f"canonical_scale={pool['canonical_size']:g}, canonical_level={pool['canonical_level']})",
+        f"box_score_thresh={heads['score_threshold']}, box_nms_thresh={heads['nms_iou']}",
+        f"box_detections_per_img={heads['detections_per_image']}, bbox_reg_weights={tuple(heads['box_coder_weights'])}",
+    ]
 
 
 def _differences(model: Mapping[str, Any]) -> list[str]:
     """Settings whose value torchvision's own parts cannot have."""
-    wanted: list[tuple[str, Any, Any]] = [
-        ("anchors.rounded", model["anchors"]["rounded"], True),
-        ("anchors.stride", model["anchors"]["stride"], "from_shape"),
-        ("roi_heads.pool.aligned", model["roi_heads"]["pool"]["aligned"], False),
-        ("roi_heads.nms", model["roi_heads"]["nms"], "hard"),
-        ("roi_heads.class_agnostic", model["roi_heads"]["class_agnostic"], False),
-        ("roi_heads.symmetric_clamp", model["roi_heads"]["symmetric_clamp"], False),
-        ("rpn.symmetric_clamp", model["rpn"]["symmetric_clamp"], False),
-    ]
     text = "model.{} is {!r} here, {!r} in torchvision"
-    return [text.format(key, value, there) for key, value, there in wanted if value != there]
+    wanted = _BACKBONE if model["type"] == "classifier" else {**_BACKBONE, **_DETECTOR_PARTS}
+    found = {key: _at(model, key, there) for key, there in wanted.items()}
+    return [text.format(key, found[key], there) for key, there in wanted.items() if found[key] != there]
+
+
+def _at(model: Mapping[str, Any], path: str, default: Any) -> Any:
+    for key in path.split("."):
+        model = model.get(key, default) if isinstance(model, Mapping) else default
+    return model
 
 
 def coco_91() -> tuple[str, ...]:

@@ -47,7 +47,20 @@ x101-64x4d_fpn_1x_coco _20200204-833ee192 42.1 coco_x101 pytorch 64x4d 1x
 x101-64x4d_fpn_2x_coco _20200512_161033-5961fa95 41.6 coco_x101 pytorch 64x4d 2x
 x101-64x4d_fpn_ms-3x_coco _20210524_124528-26c63de6 43.1 coco_x101 pytorch 64x4d range-3x
 """
-_VOC = "r50_fpn_1x_voc0712 pascal_voc/{stem}/{stem}_20200624-c9895d40 79.5 voc_r50 pytorch voc"
+_PERSON = """
+r50-caffe_fpn_ms-1x_coco-person \
+faster_rcnn/{old}r50_fpn_1x_coco-person/{old}r50_fpn_1x_coco-person_20201216_175929-d022e227 \
+55.8 coco_r50 caffe50 ms-1x some_classes
+"""
+_TRAFFIC = """
+r50-caffe_fpn_ms-1x_coco-person-bicycle-car \
+faster_rcnn/{old}r50_fpn_1x_coco-person-bicycle-car/{old}r50_fpn_1x_coco-person-bicycle-car_20201216_173117-6eda6d92 \
+44.1 coco_r50 caffe50 ms-1x some_classes
+"""
+_VOC = """
+r50_fpn_1x_voc0712 pascal_voc/{stem}/{stem}_20220320_192712-54bef0f3 80.4 voc_r50 pytorch voc
+r50-caffe-c4_ms-18k_voc0712 pascal_voc/{stem}/{stem}_20220314_234327-847a14d2 80.9 voc_r50_c4 caffe50 voc_c4
+"""
 _CITYSCAPES = "r50_fpn_1x_cityscapes cityscapes/{stem}_20200502-829424c0 40.3 coco_r50 pytorch cityscapes"
 _OBJECTS_V1 = """
 r50_fpn_16xb4-1x_objects365v1 \
@@ -75,6 +88,8 @@ r50_fpn_32x2_cas_1x_openimages_challenge openimages/{stem}/{stem}_20220221_19202
 """
 _TABLES = (
     ("COCO", "box AP", _COCO),
+    ("COCO's persons", "box AP", _PERSON),
+    ("COCO's persons, bicycles and cars", "box AP", _TRAFFIC),
     ("PASCAL VOC 07+12", "AP50 (11-point)", _VOC),
     ("Cityscapes", "box AP", _CITYSCAPES),
     ("Objects365 v1", "box AP", _OBJECTS_V1),

@@ -104,6 +104,8 @@ PARTS = {
     "rsb": Part(("model.backbone.weights=zoo:timm/resnet50.a1_in1k", _adamw("2e-4", "0.05")), (_OTHER_START,)),
     # Other data.
     "voc": Part((*epochs(12, (9,)), *_resized("600", 1000, 600), "train.optimizer.lr=0.01", "train.warmup.steps=0")),
+    "voc_c4": Part((), ("its address in the publisher's table is broken; this one follows the others'",)),
+    "some_classes": Part((), ("trained on these classes alone; the data of this configuration have all of COCO's",)),
     "cityscapes": Part(
         (
             *epochs(64, (56,)),

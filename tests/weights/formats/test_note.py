@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from detres.weights.formats.note import KEY, read_note, write_note
+from detres.weights.formats.note import KEY, noted_format, read_note, write_note
 
 MODEL: dict[str, Any] = {
     "type": "faster_rcnn",
@@ -15,10 +15,15 @@ MODEL: dict[str, Any] = {
 }
 
 
+WHOLE: dict[str, Any] = {"model": MODEL, "class_names": [], "eval_transforms": []}
+STEPS = [{"type": "resize_shortest", "short": [288], "max": 512}]
+
+
 def test_settings_and_names_come_back_without_the_weights_that_they_began_with() -> None:
-    implied = read_note({KEY: write_note(MODEL, ("cat", "dog"), "last"), "epoch": 3})
+    implied = read_note({KEY: write_note("detectron2", MODEL, ("cat", "dog"), STEPS), "epoch": 3})
     assert implied is not None and implied.class_names == ("cat", "dog") and implied.assumed == ()
-    assert implied.model["roi_heads"] == {"background": "last", "class_agnostic": False}
+    assert implied.eval_transforms == tuple(STEPS)
+    assert implied.model["roi_heads"] == {"background": "first", "class_agnostic": False}
     assert implied.model["weights"] is None and implied.model["backbone"]["weights"] is None
     assert MODEL["weights"] == "runs/a/best.pt"
 
@@ -34,9 +39,9 @@ def test_settings_and_names_come_back_without_the_weights_that_they_began_with()
         "null",
         '{"model": 3}',
         '{"model": {"backbone": {"type": "resnet"}}}',
-        json.dumps({"model": {"backbone": {"type": "os:mkdir", "args": {"path": "x"}}}, "class_names": []}),
+        json.dumps({**WHOLE, "model": {"backbone": {"type": "os:mkdir", "args": {"path": "x"}}}}),
         "[" * 100_000,
     ],
 )
 def test_anything_else_is_as_no_note(text: object) -> None:
-    assert read_note({KEY: text}) is None and read_note({}) is None
+    assert read_note({KEY: text}) is None and read_note({}) is None and noted_format({KEY: text}) is None

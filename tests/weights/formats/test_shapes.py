@@ -24,6 +24,8 @@ CONFIGS = [
     ("coco_r18.yaml", "backbone.avg_pool_shortcut=true neck.channels=128 roi_heads.pool.output_size=5"),
     ("coco_r18.yaml", 'roi_heads.class_agnostic=true roi_heads.box_head={"type":"fc","num_fcs":3,"channels":96}'),
     ("coco_r18.yaml", "backbone.out_features=[c3,c4,c5] neck.top=conv anchors.sizes=[[64],[128],[256],[512],[1024]]"),
+    ("coco_r18.yaml", "backbone.out_features=[c2,c3] anchors.sizes=[[32],[64],[128]]"),
+    ("coco_r18.yaml", "anchors.aspect_ratios=[1.0]"),
     ("coco_r18.yaml", "backbone.shortcut=C"),
     ("coco_r18.yaml", "backbone.shortcut=A"),
 ]
@@ -55,8 +57,8 @@ def test_classifiers(name: str) -> None:
 
 
 def test_other_networks_are_refused_with_what_they_have() -> None:
-    with pytest.raises(WeightsError, match=r"stages of 0, 0, 0 basic blocks.*expected a ResNet of depth 18"):
-        describe_model({})
+    with pytest.raises(WeightsError, match=r"no ResNet: it has no blocks layer1\.0.*tensors are features\.0\.weight"):
+        describe_model({"backbone.features.0.weight": torch.zeros(1)})
     state, _ = _state("coco_r50.yaml")
     shorter = {key: tensor for key, tensor in state.items() if ".layer3.5." not in key}
     with pytest.raises(WeightsError, match="stages of 3, 4, 5 bottleneck blocks"):

@@ -91,15 +91,15 @@ def test_an_interrupted_transfer_goes_on(server: Server, entry: Entry) -> None:
     assert server.ranges[-1] == "bytes=70000-"
 
 
-def test_a_wrong_checksum_is_refused_and_removed(entry: Entry) -> None:
+def test_a_wrong_checksum_is_refused_and_the_file_put_aside(entry: Entry) -> None:
     wrong = replace(entry, checksum="md5:000000")
     with pytest.raises(WeightsError, match=f"is not the file published at .*: got {DIGITS}, expected 000000"):
         fetch(wrong)
     assert not cached(wrong)
     place(wrong).write_bytes(b"something else")
-    with pytest.raises(WeightsError, match="it is removed, run this again"):
+    with pytest.raises(WeightsError, match=r"it is now R-1\.pkl\.bad, run this again"):
         fetch(entry)
-    assert not cached(entry)
+    assert not cached(entry) and place(entry).with_name("R-1.pkl.bad").read_bytes() == b"something else"
 
 
 def test_without_a_checksum_any_file_is_taken(entry: Entry) -> None:

@@ -28,7 +28,7 @@ def test_every_publisher_is_there_whole() -> None:
     assert counts == {
         "detectron2": 12,
         "msra": 5,
-        "mmdetection": 39,
+        "mmdetection": 42,
         "torchvision": len(entries("torchvision/")),
         "timm": 77,
     }
@@ -39,6 +39,28 @@ def test_every_publisher_is_there_whole() -> None:
 def test_names_and_addresses_are_unique() -> None:
     assert len({entry.name for entry in ALL}) == len(ALL)
     assert len({entry.url for entry in ALL}) == len(ALL)
+
+
+# As their publishers print them: address, digits, result.
+PINNED = {
+    "detectron2/faster_rcnn_R_50_C4_3x": ("COCO-Detection/faster_rcnn_R_50_C4_3x/137849393/", "f97cb7", 38.4),
+    "detectron2/faster_rcnn_R_50_FPN_3x": ("COCO-Detection/faster_rcnn_R_50_FPN_3x/137849458/", "280758", 40.2),
+    "detectron2/faster_rcnn_R_101_DC5_3x": ("COCO-Detection/faster_rcnn_R_101_DC5_3x/138204841/", "3e0943", 40.6),
+    "detectron2/faster_rcnn_X_101_32x8d_FPN_3x": ("faster_rcnn_X_101_32x8d_FPN_3x/139173657/", "68b088", 43.0),
+    "mmdetection/faster-rcnn_r50-caffe-dc5_1x_coco": ("faster_rcnn_r50_caffe_dc5_1x_coco/", "531f0f43", 37.2),
+    "mmdetection/faster-rcnn_r101-caffe_fpn_ms-3x_coco": ("faster_rcnn_r101_caffe_fpn_mstrain_3x", "a7ae426d", 42.0),
+    "mmdetection/faster-rcnn_x101-64x4d_fpn_ms-3x_coco": ("faster_rcnn_x101_64x4d_fpn_mstrain_3x", "26c63de6", 43.1),
+    "torchvision/FasterRCNN_ResNet50_FPN_V2_Weights.COCO_V1": ("fasterrcnn_resnet50_fpn_v2_coco-", "dd69338a", 46.7),
+    "timm/resnet50d.ra2_in1k": ("resnet50d_ra2-", "464e36ba", 81.356),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_published_facts(name: str) -> None:
+    path, digits, percent = PINNED[name]
+    entry = find(name)
+    assert path in entry.url and digits in entry.url and (entry.checksum or "").endswith(f":{digits}")
+    assert entry.metric is not None and entry.metric.percent == percent
 
 
 @pytest.mark.parametrize("entry", ALL, ids=lambda entry: entry.name)
