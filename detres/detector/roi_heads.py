@@ -15,11 +15,10 @@ from detres.detector.box_head import BoxPredictor
 from detres.detector.hard_examples import hardest, only_looking
 from detres.detector.losses import BoxLoss
 from detres.detector.region_targets import LabelledRegions, label_regions
+from detres.detector.selection import Selection
 from detres.detector.target_assignment import sample
-from detres.layers.nms import suppress
 from detres.layers.roi_pool import RoIPooler
 from detres.structures import Detections, GroundTruth, ImageBatch, Proposals
-from detres.structures.boxes import clip_boxes
 
 _SAMPLING_KEY = 0x526F49  # keeps the RoI heads' random choice apart from the RPN's
 
@@ -207,21 +206,15 @@ class RoIHeads(nn.Module):
 
     def select(self, boxes: Tensor, scores: Tensor, labels: Tensor, size_hw: Tensor) -> Detections:
         """Clip the candidates (D, 4) to the image, NMS within each class, keep the best."""
-        boxes = clip_boxes(boxes, size_hw)
-        if self.min_size > 0:
-            big = ((boxes[:, 2:] - boxes[:, :2]) >= self.min_size).all(1)
-            boxes, scores, labels = boxes[big], scores[big], labels[big]
-        keep, kept_scores = suppress(
-            boxes,
-            scores,
-            labels,
-            method=self.nms,
-            iou_threshold=self.nms_iou,
-            sigma=self.soft_nms_sigma,
-            min_score=self.score_threshold,
+        selection = Selection(
+            self.score_threshold,
+            self.nms,
+            self.nms_iou,
+            self.soft_nms_sigma,
+            self.detections_per_image,
+            self.min_size,
         )
-        keep, kept_scores = keep[: self.detections_per_image], kept_scores[: self.detections_per_image]
-        return Detections(boxes[keep], kept_scores, labels[keep], image_size_hw=tuple(size_hw.tolist()))
+        return selection.of_candidates(boxes, scores, labels, size_hw)
 
 
 VectorsOf = Callable[[RoIHeads, Tensor], Tensor]

@@ -109,7 +109,6 @@ def _config_class() -> type[Any]:
 @cache
 def _backbone_class() -> type[Any]:
     from transformers import PreTrainedModel
-    from transformers.modeling_outputs import BackboneOutput
 
     mixin = _mixins()[1]
 
@@ -142,11 +141,8 @@ def _backbone_class() -> type[Any]:
         ) -> Any:
             """Normalised pixels (N, 3, H, W) -> BackboneOutput: maps of `out_features`; as hidden states, of all."""
             stages = dict(zip(STAGES[1:], self.body(pixel_values).values(), strict=False))
-            chosen = _chosen(stages, self.out_features)
             hidden = tuple(stages.values()) if output_hidden_states else None
-            if return_dict is False:
-                return (chosen,) if hidden is None else (chosen, hidden)
-            return BackboneOutput(feature_maps=chosen, hidden_states=hidden, attentions=None)
+            return _output(_chosen(stages, self.out_features), hidden, return_dict)
 
         def train(self, mode: bool = True) -> "DetresBackbone":
             """nn.Module.train. Loading makes parameters anew that all learn; the frozen stages' stop here again."""
@@ -162,6 +158,15 @@ def _backbone_class() -> type[Any]:
 
     DetresBackbone.__qualname__ = "DetresBackbone"
     return DetresBackbone
+
+
+def _output(chosen: tuple[Tensor, ...], hidden: tuple[Tensor, ...] | None, return_dict: bool | None) -> Any:
+    """What forward returns: a BackboneOutput, or a tuple for those who ask for one."""
+    from transformers.modeling_outputs import BackboneOutput
+
+    if return_dict is False:
+        return (chosen,) if hidden is None else (chosen, hidden)
+    return BackboneOutput(feature_maps=chosen, hidden_states=hidden, attentions=None)
 
 
 def _frozen_layers(body: Any, frozen_stages: int) -> list[nn.Module]:

@@ -112,10 +112,7 @@ def predict_to_folder(
 
     Raises SourceError (nothing found, unknown kind of file), ImageError (unusable image), OSError (output folder).
     """
-    if on_bad_image not in ("error", "skip"):
-        raise ValueError(f"on_bad_image must be 'error' or 'skip', got {on_bad_image!r}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    _check_options(on_bad_image, batch_size)
     finder, output = make_finder(predictor, score_threshold, classes), Path(output)
     found = [source for source in find_sources(sources) if not _is_own_result(source.path, output)]
     with staging(output) as folder:
@@ -128,9 +125,8 @@ def predict_to_folder(
             total=len(found),
         )
         _predict_images(job, [source for source in found if source.kind == "image"])
-        for source in found:
-            if source.kind == "video":
-                _predict_video(job, source)
+        for source in (source for source in found if source.kind == "video"):
+            _predict_video(job, source)
         _write_json(job, predictor.class_names)
         tables = finder.write_tables(folder, job.entries)
     return PredictionSummary(
@@ -142,6 +138,13 @@ def predict_to_folder(
         num_found=job.num_found,
         skipped=job.skipped,
     )
+
+
+def _check_options(on_bad_image: str, batch_size: int) -> None:
+    if on_bad_image not in ("error", "skip"):
+        raise ValueError(f"on_bad_image must be 'error' or 'skip', got {on_bad_image!r}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
 
 def _is_own_result(path: Path, output: Path) -> bool:

@@ -1,7 +1,7 @@
 """Systems around trained detectors at test time: box refinement, several scales, augmentation, ensembles."""
 
+from detres.detector.selection import Selection
 from detres.detector.test_time.fusion import Merging
-from detres.detector.test_time.selection import Selection
 from detres.detector.test_time.system import DetectionSystem
 from detres.detector.test_time.views import Transform, View
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from detres.detector.faster_rcnn import FasterRCNN
+from detres.detector.selection import Selection
 from detres.detector.test_time.ensemble import Averaged, union_of_proposals
 from detres.detector.test_time.fusion import Merging
 from detres.detector.test_time.maxout import TwoScales
 from detres.detector.test_time.refinement import predict_with_refinement
 from detres.detector.test_time.scoring import OneScale, Scorer
-from detres.detector.test_time.selection import Selection
 from detres.detector.test_time.views import Transform, View, batch_of
 from detres.structures import Detections, ImageBatch, Proposals
 

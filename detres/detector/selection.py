@@ -1,13 +1,13 @@
 """From predictions about regions to detections: threshold, NMS, box voting.
 
-Shapes: R regions of one image, K classes.
+Shapes: R regions of one image, K classes, D candidates.
 """
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from detres.detector.test_time.voting import vote
+from detres.detector.voting import vote
 from detres.layers.nms import suppress
 from detres.structures import Detections
 from detres.structures.boxes import clip_boxes
@@ -28,8 +28,12 @@ class Selection:
     def __call__(self, scores: Tensor, boxes: Tensor, valid: Tensor, size_hw: Tensor) -> Detections:
         """Detections in an image of `size_hw` (2,): scores (R, K), boxes (R, K, 4) or (R, 1, 4), valid (R,)."""
         region, labels = ((scores > self.score_threshold) & valid[:, None]).nonzero(as_tuple=True)
-        scores = scores[region, labels]
-        boxes = clip_boxes(boxes[region, labels if boxes.shape[1] > 1 else 0], size_hw)
+        boxes = boxes[region, labels if boxes.shape[1] > 1 else 0]
+        return self.of_candidates(boxes, scores[region, labels], labels, size_hw)
+
+    def of_candidates(self, boxes: Tensor, scores: Tensor, labels: Tensor, size_hw: Tensor) -> Detections:
+        """Clip the candidates (D, 4), which are above the threshold, to the image, NMS within each class, the best."""
+        boxes = clip_boxes(boxes, size_hw)
         if self.min_size > 0:
             big = ((boxes[:, 2:] - boxes[:, :2]) >= self.min_size).all(1)
             boxes, scores, labels = boxes[big], scores[big], labels[big]

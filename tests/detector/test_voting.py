@@ -2,7 +2,7 @@
 
 import torch
 
-from detres.detector.test_time.voting import vote
+from detres.detector.voting import vote
 
 
 def test_nothing_to_vote_on() -> None:
