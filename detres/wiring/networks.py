@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -27,6 +28,7 @@ from detres.weights.backbone import load_backbone
 from detres.weights.formats import Implied
 from detres.weights.load import load_weights
 from detres.weights.report import LoadReport, LoadRow, WeightsError, shorten
+from detres.weights.second_stage import grow_second_stage
 from detres.weights.sources import LoadedWeights, read_state_dict
 from detres.wiring.outside import outside_class
 
@@ -154,7 +156,7 @@ def load_initial_weights(model: Network, config: Config, class_names: Sequence[s
     """Load what `model.weights` (a whole model) or else `model.backbone.weights` name; one report for each file."""
     if config.model.weights is not None:
         found = read_state_dict(config.model.weights)
-        report = load_whole_model(model, found, class_names)
+        report = load_whole_model(model, _grown(found, model), class_names)
         warn_of_differences(found, config)
         return [report]
     if config.model.backbone.weights == PRETRAINED:
@@ -165,6 +167,12 @@ def load_initial_weights(model: Network, config: Config, class_names: Sequence[s
         warn_of_differences(found, config)
         return [report]
     return []
+
+
+def _grown(found: LoadedWeights, model: Network) -> LoadedWeights:
+    """Weights of a plain detector with what a cascade or global context of `model` begins with."""
+    state_dict, how = grow_second_stage(found.state_dict, model.state_dict())
+    return replace(found, state_dict=state_dict, source=f"{found.source}, {how}") if how else found
 
 
 def _load_own_weights(model: Network, config: Config) -> LoadReport:

@@ -87,6 +87,25 @@ def test_a_detector_of_voc_begins_with_the_rows_of_cocos(tmp_path: Path) -> None
     assert torch.equal(rows[:3], theirs[[0, 1, 3]])  # the background comes first here
 
 
+@pytest.mark.parametrize("name", ["coco_r50.yaml", "coco_r50_c4.yaml"])
+def test_further_stages_and_global_context_begin_from_a_plain_detector(name: str, tmp_path: Path) -> None:
+    shape = ["model.backbone.depth=18", "model.roi_heads.class_agnostic=true", *SMALL]
+    plain = wiring.build_model(load_config(name, shape).config, 2)
+    torch.save(plain.state_dict(), tmp_path / "plain.pt")
+    grown = ["model.roi_heads.cascade={}", "model.roi_heads.global_context=true", "seed=1"]
+    config = load_config(name, [*shape, *grown, f"model.weights={tmp_path / 'plain.pt'}"]).config
+    model = wiring.build_model(config, 2)
+    (report,) = wiring.load_initial_weights(model, config, ("cat", "dog"))
+    assert report.source.endswith("its second stage as the start of all 3, nothing from the global context at first")
+    assert isinstance(model, FasterRCNN) and isinstance(model.roi_heads, CascadeRoIHeads)
+    assert not report.keys("missing")
+    own, context = model.roi_heads.box_predictor.cls_score.weight.chunk(2, dim=1)
+    assert torch.equal(own, plain.roi_heads.box_predictor.cls_score.weight) and not context.any()
+    for stage in model.roi_heads.stages:
+        there, theirs = stage.box_head.state_dict(), plain.roi_heads.box_head.state_dict()
+        assert all(torch.equal(there[key], theirs[key]) for key in theirs if not key.endswith("tracked"))
+
+
 def test_an_outside_class_that_is_not_there() -> None:
     with pytest.raises(ValueError, match=r"model.backbone.type: cannot import 'nowhere:Net'.*package.module:Class"):
         outside_class("nowhere:Net", "model.backbone.type")
