@@ -10,8 +10,6 @@ from detres.weights.zoo.entry import Entry, Metric
 from detres.weights.zoo.msra import LICENCE, PREFIX, started_from
 
 _COCO, _VOC, _COMPARISONS = "COCO-Detection", "PascalVOC-Detection", "Detectron1-Comparisons"
-_THREE_TIMES = ("train.steps=270000", "train.schedule.milestones=[210000, 250000]")
-_R101 = ("model.backbone.depth=101",)
 _AS_DETECTRON1 = (
     "data.train_transforms.0.short=[800]",
     "model.rpn.box_loss=smooth_l1",
@@ -36,11 +34,11 @@ _ROWS = (
     _Row("faster_rcnn_R_50_C4_1x", "137257644/721ade", 35.7, "coco_r50_c4"),
     _Row("faster_rcnn_R_50_DC5_1x", "137847829/51d356", 37.3, "coco_r50_dc5"),
     _Row("faster_rcnn_R_50_FPN_1x", "137257794/b275ba", 37.9, "coco_r50"),
-    _Row("faster_rcnn_R_50_C4_3x", "137849393/f97cb7", 38.4, "coco_r50_c4", _THREE_TIMES),
-    _Row("faster_rcnn_R_50_DC5_3x", "137849425/68d202", 39.0, "coco_r50_dc5", _THREE_TIMES),
+    _Row("faster_rcnn_R_50_C4_3x", "137849393/f97cb7", 38.4, "coco_r50_c4_3x"),
+    _Row("faster_rcnn_R_50_DC5_3x", "137849425/68d202", 39.0, "coco_r50_dc5_3x"),
     _Row("faster_rcnn_R_50_FPN_3x", "137849458/280758", 40.2, "coco_r50_3x"),
-    _Row("faster_rcnn_R_101_C4_3x", "138204752/298dad", 41.1, "coco_r50_c4", _R101 + _THREE_TIMES),
-    _Row("faster_rcnn_R_101_DC5_3x", "138204841/3e0943", 40.6, "coco_r50_dc5", _R101 + _THREE_TIMES),
+    _Row("faster_rcnn_R_101_C4_3x", "138204752/298dad", 41.1, "coco_r101_c4_3x"),
+    _Row("faster_rcnn_R_101_DC5_3x", "138204841/3e0943", 40.6, "coco_r101_dc5_3x"),
     _Row("faster_rcnn_R_101_FPN_3x", "137851257/f6e8b1", 42.0, "coco_r101_3x"),
     _Row("faster_rcnn_X_101_32x8d_FPN_3x", "139173657/68b088", 43.0, "coco_x101_3x"),
     _Row("faster_rcnn_R_50_FPN_noaug_1x", "137781054/7ab50c", 36.9, "coco_r50", _AS_DETECTRON1, _COMPARISONS),
