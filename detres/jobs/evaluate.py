@@ -42,6 +42,7 @@ from detres.jobs.eval_weights import load_networks
 from detres.jobs.localization import NamingClassifier, localize_all
 from detres.jobs.protocols import original_loader, protocol_loaders, with_protocol
 from detres.structures import Detections
+from detres.weights.imagenet import with_words
 
 NUM_PICTURES = 12
 
@@ -231,7 +232,8 @@ def write_evaluation(
     shown = [each[:1] for each in found] if localises else found  # of a localizer the best class's box, however sure
     comparisons = _comparisons(dataset, shown, skip_bad_images, images_may_be_absent)
     options: dict[str, Any] = {"score_threshold": 0.0} if localises else {}
-    save_comparison_grid(comparisons, folder / "pictures.png", class_names=dataset.class_names, **options)
+    words = with_words(dataset.class_names)
+    save_comparison_grid(comparisons, folder / "pictures.png", class_names=words, **options)
     return [*written, *(folder / name for name in [*names, "class_ap.png", "pictures.png"])]
 
 

@@ -70,12 +70,12 @@ class Detections:
         return rows
 
     def draw(self, image: Any = None, score_threshold: float = 0.5) -> Any:
-        """A PIL picture of the image with labelled boxes.
+        """A PIL picture of the image with labelled boxes; small ones are enlarged by a whole number.
 
         `image`: (3, H, W) uint8 tensor, (H, W, 3) uint8 array or PIL image; default: the one that was kept.
         Raises ValueError when there is none.
         """
-        from detres.structures.drawing import draw_boxes
+        from detres.structures.drawing import draw_boxes, enlarged
 
         picture = self.image if image is None else image
         if picture is None:
@@ -84,4 +84,7 @@ class Detections:
                 "or get them from Detector.predict, which keeps it"
             )
         shown = self[self.scores >= score_threshold]
-        return draw_boxes(picture, shown.boxes_xyxy, shown.names(), shown.scores.tolist(), shown.labels.tolist())
+        picture, factor = enlarged(picture)
+        return draw_boxes(
+            picture, factor * shown.boxes_xyxy, shown.names(), shown.scores.tolist(), shown.labels.tolist()
+        )

@@ -6,6 +6,7 @@ Shapes: B boxes; images are (3, H, W) uint8 tensors, (H, W, 3) or (H, W) uint8 a
 import colorsys
 import importlib.util
 import math
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, x2 and y2 exc
 
 _GOLDEN_RATIO = 0.618033988749895
 _SMALLEST_STRIP = 160  # pixels; narrower pictures have no room for a class name
+_WORDNET_ID = re.compile(r"^n\d{8} (?=\S)")  # before the words of an ImageNet class, where there is room for one only
 _DARK, _LIGHT = (24, 24, 24), (240, 240, 240)
 
 
@@ -70,10 +72,7 @@ def draw_labels(
     labels = _number(names, len(names)) if labels is None else labels
     if not len(names) == len(scores) == len(labels):
         raise ValueError(f"draw_labels got {len(names)} names, {len(scores)} scores and {len(labels)} labels")
-    picture = to_pil(image)
-    factor = -(-_SMALLEST_STRIP // max(picture.size))
-    if factor > 1:
-        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+    picture, _ = enlarged(image)
     text_font = font(_font_size(picture.size, 12))
     ascent, descent = text_font.getmetrics()
     bar = max(2, ascent // 5)
@@ -91,6 +90,14 @@ def draw_labels(
             top = y + line - bar - 1
             pen.rectangle((0, top, length - 1, top + bar - 1), fill=class_color(label))
     return canvas
+
+
+def enlarged(image: Any) -> tuple[Image.Image, int]:
+    """The picture, a small one enlarged by a whole number until a name has room on it, and that number."""
+    picture = to_pil(image)
+    factor = -(-_SMALLEST_STRIP // max(picture.size))
+    size = (picture.width * factor, picture.height * factor)
+    return (picture.resize(size, Image.Resampling.NEAREST) if factor > 1 else picture), factor
 
 
 def class_color(label: int) -> Color:
@@ -131,7 +138,7 @@ def printable(text: str) -> str:
 
 
 def _caption(name: str, score: float | None) -> str:
-    text = printable(name)
+    text = _WORDNET_ID.sub("", printable(name))
     return text if score is None else f"{text} {score:.2f}".strip()
 
 
