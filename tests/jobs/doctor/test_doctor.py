@@ -250,7 +250,7 @@ def test_image_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = found(clinic.examine())
     assert counts["unreadable_images"] == 1 and counts["leaks"] == 1
     assert counts["annotation_files"] == 1 and counts["classes_in_one_split"] == 1 and "loading" in counts
-    with pytest.raises(ValueError, match="image_folder; only COCO files and folders in VOC"):
+    with pytest.raises(ValueError, match="image_folder; only COCO files, folders in VOC"):
         clinic.examine(fix=tmp_path / "fixed")
 
 
