@@ -66,8 +66,7 @@ def check_boxes(splits: Sequence[Split], faults: Sequence[Faults], sizes: Sequen
             rows = np.flatnonzero(mask)
             rows = rows[np.argsort(-_badness(key, split, rows, sizes_hw), kind="stable")]
             severity = "error" if key in UNUSABLE and on_bad_box == "error" else None
-            worst = rows[:MAX_EXAMPLES]
-            examples = _repeats_of(key, split, worst, found) if key in _REPEATED else examples_of(split, worst)
+            examples = _worst_of(key, split, rows[:MAX_EXAMPLES], sizes_hw, found)
             findings.add_all(key, len(rows), examples, severity)  # type: ignore[arg-type]
             findings.by_key[key].of = (findings.by_key[key].of or 0) + len(split.boxes)
 
@@ -79,6 +78,20 @@ def examples_of(split: Split, rows: np.ndarray, more: str = "") -> Iterator[Exam
         found = split.images[image]
         text = f"{split.name}: {describe_box(split, row)} in image {found.id!r} ({found.path}){more}"
         yield Example(text, shots_of(split, [row], image))
+
+
+def _worst_of(key: str, split: Split, rows: np.ndarray, sizes_hw: np.ndarray, faults: Faults) -> Iterator[Example]:
+    """An example for each of some boxes, with the number that its check goes by."""
+    badness = _badness(key, split, rows, sizes_hw).tolist()
+    if key in _REPEATED:
+        yield from _repeats_of(key, split, rows, faults)
+        return
+    for row, value in zip(rows, badness, strict=True):
+        more = {
+            "boxes_partly_outside": f"; {value:.1f} pixels beyond the border",
+            "tiny_boxes": f"; its shorter side has {-value:.1f} pixels before resizing",
+        }
+        yield from examples_of(split, np.array([row]), more.get(key, ""))
 
 
 def _repeats_of(key: str, split: Split, rows: np.ndarray, faults: Faults) -> Iterator[Example]:

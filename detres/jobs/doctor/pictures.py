@@ -21,7 +21,8 @@ _MARGIN = 0.25  # of the longer side, at most, for what lies outside the image
 _SMALL = 14  # pixels on the picture, below which a box gets a ring
 _ENLARGED = 48  # pixels on the picture; the surroundings of a box with a shorter side are shown enlarged as well
 _GAP = 6
-_CANVAS, _OTHERS, _PAPER = (214, 214, 214), (90, 170, 90), (255, 255, 255)
+OTHERS = (90, 170, 90)  # the colour of the image's other boxes
+_CANVAS, _PAPER = (214, 214, 214), (255, 255, 255)
 
 View = tuple[float, float, float, float]  # x1, y1, x2, y2: the part of an image that is shown, in its pixels
 
@@ -68,7 +69,7 @@ def _draw(image: Image.Image, view: View, scale: float, shot: Shot) -> Image.Ima
     pen = ImageDraw.Draw(canvas)
     for box in (_moved(box, view, scale) for box in shot.others_xyxy):
         if _is_drawable(box):
-            pen.rectangle(box, outline=_OTHERS)
+            pen.rectangle(box, outline=OTHERS)
     pairs = zip(shot.boxes_xyxy, shot.captions, strict=True)
     kept = [(_ordered(_moved(box, view, scale)), name) for box, name in pairs if all(map(math.isfinite, box))]
     small = [_is_drawable(box) and min(box[2] - box[0], box[3] - box[1]) < _SMALL for box, _ in kept]

@@ -19,9 +19,12 @@ def format_findings(findings: Findings, width: int | None = None) -> str:
     rows = [
         {"check": finding.check.title, "severity": finding.severity, "count": finding.counted()}
         for finding in findings.by_key.values()
+        if finding.severity != "unchecked"
     ]
     found = sorted((f for f in findings.by_key.values() if f.count), key=lambda f: SEVERITIES.index(f.severity))
-    parts = [format_rows(rows), *(_describe(finding, width) for finding in found)]
+    unchecked = findings.count("unchecked")
+    note = f"\n{unchecked} more checks had nothing to look at" if unchecked else ""
+    parts = [format_rows(rows) + note, *(_describe(finding, width) for finding in found)]
     parts += [_numbers(finding, width) for finding in findings.by_key.values() if finding.rows]
     return "\n\n".join(parts)
 
