@@ -1,20 +1,32 @@
 """`detres doctor`: what is wrong with the data."""
 
 import argparse
+import shutil
+import sys
 
 from detres.cli.shared import ProgressLine, add_config, print_paths
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "exit code: 0 when nothing worse than warnings was found; 1 when a check ended in an error, whether or not "
+        "--fix mends it, when the cleaned copy could not be written, or when the doctor could not run; 2 for "
+        "arguments that do not exist"
+    )
     add_config(parser)
     parser.add_argument("--output", help="folder for doctor.html and doctor.json; default: runs/doctor_CONFIG")
-    parser.add_argument("--fix", metavar="FOLDER", help="write cleaned copies of the annotations to a new folder")
+    parser.add_argument(
+        "--fix",
+        metavar="FOLDER",
+        help="write cleaned copies of the annotations to a new folder; the data themselves are never changed",
+    )
     parser.add_argument("--workers", type=int, help="threads that read images; default: the processors, at most 8")
 
 
 def doctor(arguments: argparse.Namespace) -> int:
     from detres.config import load_config
     from detres.jobs.doctor import doctor
+    from detres.jobs.doctor.report import format_findings
     from detres.structures.drawing import printable
 
     if arguments.workers is not None and arguments.workers < 1:
@@ -26,8 +38,9 @@ def doctor(arguments: argparse.Namespace) -> int:
         diagnosis = doctor(loaded, **options, progress=shown.update)
     finally:
         shown.finish()
-    print(f"{diagnosis.findings.table()}\n")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(f"{format_findings(diagnosis.findings, width)}\n")
     for line in (*diagnosis.summary, *diagnosis.fixed):
         print(printable(line))
     print_paths(diagnosis.written)
-    return int(diagnosis.findings.count("error") > 0)
+    return int(diagnosis.findings.count("error") > 0 or not diagnosis.is_fixed)

@@ -32,7 +32,7 @@ class ProgressLine:
         if now - self._last < (0.1 if self._on_terminal else 10.0):
             return
         self._last = now
-        text = f"{done}/{total if total is not None else '?'} {name}"
+        text = name if total is None and not done else f"{done}/{'?' if total is None else total} {name}"
         print(f"\r\x1b[K{text}" if self._on_terminal else text, end="" if self._on_terminal else "\n", file=sys.stderr)
 
     def finish(self) -> None:

@@ -36,15 +36,12 @@ class XmlFolderDataset(XmlFiles):
         on_bad_box: str = "drop",
     ) -> None:
         folder = Path(annotations)
-        xml_files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".xml")
-        if not xml_files:
-            raise DatasetError(f"{folder}: no *.xml there; expected one for each image, as labelling programs write")
-        stems = [path.relative_to(folder).with_suffix("").as_posix() for path in xml_files]
+        stems, xml_files = find_xml_files(folder)
         super().__init__(
             str(folder),
             stems,
             xml_files,
-            _find_images(Path(images), stems),
+            find_images(Path(images), stems),
             class_names=class_names,
             use_difficult=use_difficult,
             on_bad_box=on_bad_box,
@@ -77,10 +74,18 @@ def hold_out(image_ids: Iterable[int | str], share: float) -> tuple[np.ndarray, 
     return np.array(sorted(order[count:]), dtype=np.int64), np.array(sorted(order[:count]), dtype=np.int64)
 
 
-def _find_images(images: Path, stems: Sequence[str]) -> list[str]:
+def find_xml_files(folder: Path) -> tuple[list[str], list[Path]]:
+    """The XML files in or below a folder, and the image id of each. Raises DatasetError where there is none."""
+    xml_files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".xml")
+    if not xml_files:
+        raise DatasetError(f"{folder}: no *.xml there; expected one for each image, as labelling programs write")
+    return [path.relative_to(folder).with_suffix("").as_posix() for path in xml_files], xml_files
+
+
+def find_images(images: Path, stems: Sequence[str]) -> list[str]:
     """Where each image is: at its XML file's path below the folder, or else under its name anywhere in it.
 
-    For one that is missing, where it should be (reading it then says so).
+    For one that is missing, where it should be (reading it then says so). Raises DatasetError when all are.
     """
     by_path: dict[str, Path] = {}
     by_name: dict[str, Path] = {}

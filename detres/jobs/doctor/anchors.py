@@ -8,7 +8,7 @@ import numpy as np
 from detres.config import Config
 from detres.data.annotations import clip_to_images
 from detres.jobs.doctor.boxes import Faults, examples_of, usable_boxes
-from detres.jobs.doctor.coverage import IOUS, SIZES, coverage_rows, grid_of, join, measure, training_sizes_of
+from detres.jobs.doctor.coverage import IOUS, LEGEND, SIZES, coverage_rows, grid_of, join, measure, training_sizes_of
 from detres.jobs.doctor.findings import MAX_EXAMPLES, Findings
 from detres.jobs.doctor.records import NO_SIZE, Split
 
@@ -48,7 +48,8 @@ def check_anchors(
         if split.role != "train":
             continue
         has_size = sizes_hw[split.boxes.images, 0] < NO_SIZE
-        rows = np.flatnonzero(usable_boxes(found) & ~split.boxes.ignore & has_size)
+        is_learned = split.of_role("train")[split.boxes.images]
+        rows = np.flatnonzero(usable_boxes(found) & ~split.boxes.ignore & has_size & is_learned)
         images = split.boxes.images[rows]
         boxes = clip_to_images(split.boxes.boxes_xyxy[rows], sizes_hw[images])
         variants = training_sizes_of(sizes_hw, steps_of(config))[images]
@@ -58,7 +59,7 @@ def check_anchors(
     coverage = join(parts)
     area = np.concatenate(areas)
     finding = findings.by_key["anchor_coverage"]
-    finding.rows, finding.of = coverage_rows(coverage, area), len(area)  # type: ignore[assignment]
+    finding.rows, finding.of, finding.legend = coverage_rows(coverage, area), len(area), LEGEND  # type: ignore[assignment]
     short = _falls_short(coverage.reached, area)
     if not short:
         return

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from detres.data.annotations import box_faults
+from detres.jobs.doctor.duplicates import near_repeats, partner_of
 from detres.jobs.doctor.findings import MAX_EXAMPLES, Example, Findings, Shot
 from detres.jobs.doctor.records import NO_SIZE, Split
 
 UNUSABLE = ("boxes_not_finite", "boxes_without_size", "boxes_outside")
+_REPEATED = ("boxes_twice", "boxes_nearly_twice", "boxes_of_two_classes")
 OVERHANG = 1.0  # pixels beyond the border from which on a box counts as partly outside
 TINY = 3.0  # pixels
 
@@ -38,6 +40,7 @@ def find_faults(split: Split, sizes_hw: np.ndarray, smallest_scale: np.ndarray) 
     place = np.column_stack([boxes.images, rounded])
     twice = _repeats(np.column_stack([place, boxes.labels]), usable)
     masks["boxes_twice"] = twice
+    masks["boxes_nearly_twice"] = near_repeats(boxes, usable & ~twice)
     masks["boxes_of_two_classes"] = _repeats(place, usable & ~twice)
     return masks
 
@@ -63,7 +66,8 @@ def check_boxes(splits: Sequence[Split], faults: Sequence[Faults], sizes: Sequen
             rows = np.flatnonzero(mask)
             rows = rows[np.argsort(-_badness(key, split, rows, sizes_hw), kind="stable")]
             severity = "error" if key in UNUSABLE and on_bad_box == "error" else None
-            findings.add_all(key, len(rows), examples_of(split, rows[:MAX_EXAMPLES]), severity)  # type: ignore[arg-type]
+            examples = _worst_of(key, split, rows[:MAX_EXAMPLES], sizes_hw, found)
+            findings.add_all(key, len(rows), examples, severity)  # type: ignore[arg-type]
             findings.by_key[key].of = (findings.by_key[key].of or 0) + len(split.boxes)
 
 
@@ -74,6 +78,29 @@ def examples_of(split: Split, rows: np.ndarray, more: str = "") -> Iterator[Exam
         found = split.images[image]
         text = f"{split.name}: {describe_box(split, row)} in image {found.id!r} ({found.path}){more}"
         yield Example(text, shots_of(split, [row], image))
+
+
+def _worst_of(key: str, split: Split, rows: np.ndarray, sizes_hw: np.ndarray, faults: Faults) -> Iterator[Example]:
+    """An example for each of some boxes, with the number that its check goes by."""
+    badness = _badness(key, split, rows, sizes_hw).tolist()
+    if key in _REPEATED:
+        yield from _repeats_of(key, split, rows, faults)
+        return
+    for row, value in zip(rows, badness, strict=True):
+        more = {
+            "boxes_partly_outside": f"; {value:.1f} pixels beyond the border",
+            "tiny_boxes": f"; its shorter side has {-value:.1f} pixels before resizing",
+        }
+        yield from examples_of(split, np.array([row]), more.get(key, ""))
+
+
+def _repeats_of(key: str, split: Split, rows: np.ndarray, faults: Faults) -> Iterator[Example]:
+    """An example for each of some boxes, with the box that it repeats."""
+    usable = usable_boxes(faults)
+    for row in rows.tolist():
+        other, iou = partner_of(split.boxes, row, usable, same_class=key != "boxes_of_two_classes")
+        (example,) = examples_of(split, np.array([row]), f"; IoU {iou:.2f} with {describe_box(split, other)}")
+        yield example._replace(shots=shots_of(split, [row, other], int(split.boxes.images[row])))
 
 
 def describe_box(split: Split, row: int) -> str:

@@ -41,11 +41,14 @@ def count_classes(splits: Sequence[Split], faults: Sequence[Faults]) -> dict[str
     """By role and class name, the objects to learn, or the images that have the class as their label."""
     counts: dict[str, Counter[str]] = {}
     for split, found in zip(splits, faults, strict=True):
-        counter = counts.setdefault(split.role, Counter())
-        labels = split.boxes.labels[usable_boxes(found) & ~split.boxes.ignore]
-        labels = np.concatenate([labels, [image.label for image in split.images if image.label >= 0]]).astype(np.int64)
-        for label, count in enumerate(np.bincount(labels, minlength=len(split.class_names)).tolist()):
-            counter[split.class_name(label)] += count
+        learned = usable_boxes(found) & ~split.boxes.ignore
+        own_labels = np.array([image.label for image in split.images], dtype=np.int64)
+        for role in [split.role, "val"] if split.held_out else [split.role]:
+            here = split.of_role(role)
+            labels = [split.boxes.labels[learned & here[split.boxes.images]], own_labels[here & (own_labels >= 0)]]
+            counter = counts.setdefault(role, Counter())
+            for label, count in enumerate(np.bincount(np.concatenate(labels), minlength=len(split.class_names))):
+                counter[split.class_name(label)] += int(count)
     return counts
 
 
@@ -64,7 +67,7 @@ def _check_splits(
     """Classes with objects in training only or in a judging split only; one that training does not list stops it."""
     listed = {name for split in splits if split.role == "train" for name in split.class_names}
     judging = [role for role in ROLES[1:] if role in counts]
-    is_judged = any(split.role in judging and split.annotated for split in splits)
+    is_judged = any(split.annotated and (split.held_out or split.role in judging) for split in splits)
     for name in names:
         elsewhere = [role for role in judging if counts[role][name]]
         strange = [split.name for split in splits if split.role != "train" and name in split.class_names]
@@ -98,6 +101,7 @@ def check_emptiness(splits: Sequence[Split], faults: Sequence[Faults], findings:
             texts.append(f"{split.name}: {here} of {among} objects ({here / among:.0%})")
         share = f"{here / among:.1%}" if among else "n/a"
         row = {"split": split.name, "objects": among, "ignored": here, "share": share}
-        findings.by_key["crowds"].rows.append(row)
+        if here:
+            findings.by_key["crowds"].rows.append(row)
     findings.add_all("crowds", crowds if texts else 0, map(Example, texts))
     findings.by_key["crowds"].of = total

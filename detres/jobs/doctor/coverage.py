@@ -19,6 +19,11 @@ from detres.detector import FasterRCNN
 IOUS = (0.5, 0.7)
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, math.inf)}
 """COCO's groups, by the area in the image as annotated."""
+LEGEND = (
+    "Small objects have an area below 32 x 32 pixels in the image as annotated, large ones of at least 96 x 96. "
+    "IoU: the share of the objects for which some anchor reaches it at the scales of training; best IoU: the mean. "
+    "Size is the square root of the area at the training scale; it and height / width as 10%, 50% and 90% quantiles."
+)
 _LSJ_STEPS = 5  # scales that stand for a range
 
 
@@ -151,7 +156,7 @@ def join(parts: Sequence[Coverage]) -> Coverage:
 
 
 def coverage_rows(coverage: Coverage, areas: np.ndarray) -> list[dict[str, Any]]:
-    """A row for all objects and one for each group of sizes."""
+    """A row for all objects and one for each group of sizes; LEGEND explains them."""
     groups = {"all": np.ones(len(areas), dtype=bool)}
     groups |= {name: (areas >= low) & (areas < high) for name, (low, high) in SIZES.items()}
     rows = []
@@ -161,7 +166,7 @@ def coverage_rows(coverage: Coverage, areas: np.ndarray) -> list[dict[str, Any]]
             row[f"IoU >= {threshold}"] = f"{reached[mask].mean():.1%}" if mask.any() else "n/a"
         row["best IoU"] = f"{coverage.best[mask].mean():.2f}" if mask.any() else "n/a"
         widths, heights = coverage.sides[mask].T
-        row["size at training scale (10%, 50%, 90%)"] = _spread(np.sqrt(widths * heights), "{:.0f}")
+        row["size"] = _spread(np.sqrt(widths * heights), "{:.0f}")
         row["height / width"] = _spread(heights / widths, "{:.2f}")
         rows.append(row)
     return rows
@@ -170,4 +175,4 @@ def coverage_rows(coverage: Coverage, areas: np.ndarray) -> list[dict[str, Any]]
 def _spread(values: np.ndarray, form: str) -> str:
     if not len(values):
         return "n/a"
-    return ", ".join(form.format(value) for value in np.quantile(values, (0.1, 0.5, 0.9)))
+    return " ".join(form.format(value) for value in np.quantile(values, (0.1, 0.5, 0.9)))

@@ -5,13 +5,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
-from detres.evaluation.metrics import format_rows
 from detres.jobs.doctor.checks import CHECKS, Check, Severity
-from detres.structures.drawing import printable
 
 MAX_EXAMPLES = 20
-_EXAMPLE_WIDTH = 110
-_MOST_ROWS = 40
+SEVERITIES: Sequence[Severity] = ("error", "warning", "ok", "unchecked")
+"""The worst first."""
 
 Box = Sequence[float]
 
@@ -40,7 +38,8 @@ class Finding:
     count     how many cases; `of` how many things were looked at, where that says something
     severity  "ok" without cases
     examples  the first of them
-    rows      a table, for instance the objects per class
+    rows      a table, for instance the objects per class; `legend` explains its columns
+    looked    False: there was nothing to look at
     """
 
     check: Check
@@ -49,11 +48,19 @@ class Finding:
     own_severity: Severity | None = None
     examples: list[Example] = field(default_factory=list)
     rows: list[Mapping[str, Any]] = field(default_factory=list)
+    legend: str = ""
+    looked: bool = True
 
     @property
     def severity(self) -> Severity:
         """How bad it is."""
-        return "ok" if not self.count else self.own_severity or self.check.severity
+        if self.count:
+            return self.own_severity or self.check.severity
+        return "ok" if self.looked else "unchecked"
+
+    def counted(self) -> str:
+        """The count in words."""
+        return str(self.count) if self.of is None else f"{self.count} of {self.of}"
 
 
 class Findings:
@@ -79,28 +86,14 @@ class Findings:
         if severity is not None and count and finding.own_severity != "error":
             finding.own_severity = severity
 
+    def nothing_to_look_at(self) -> None:
+        """No image is known: where nothing was found, that says nothing."""
+        for finding in self.by_key.values():
+            finding.looked, finding.rows = False, []
+
     def count(self, severity: Severity) -> int:
         """How many checks came out so."""
         return sum(finding.severity == severity for finding in self.by_key.values())
-
-    def table(self) -> str:
-        """Everything as text for a terminal."""
-        rows = [
-            {
-                "check": finding.check.title,
-                "severity": finding.severity,
-                "count": _count(finding),
-                "first": _shorten(finding.examples[0].text) if finding.examples else "",
-            }
-            for finding in self.by_key.values()
-        ]
-        parts = [format_rows(rows)]
-        for finding in self.by_key.values():
-            if finding.rows:
-                shown = finding.rows[:_MOST_ROWS]
-                more = f"\n... and {len(finding.rows) - len(shown)} more rows" if len(finding.rows) > len(shown) else ""
-                parts.append(f"{finding.check.title}\n{format_rows(shown)}{more}")
-        return "\n\n".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """The same for a JSON file."""
@@ -114,12 +107,3 @@ class Findings:
             }
             for key, finding in self.by_key.items()
         }
-
-
-def _count(finding: Finding) -> str:
-    return str(finding.count) if finding.of is None else f"{finding.count} of {finding.of}"
-
-
-def _shorten(text: str) -> str:
-    text = printable(text)
-    return text if len(text) <= _EXAMPLE_WIDTH else text[: _EXAMPLE_WIDTH - 3] + "..."

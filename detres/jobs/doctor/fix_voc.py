@@ -1,4 +1,4 @@
-"""A cleaned copy of a VOC folder's XML files and of the list of a split; the images are linked to."""
+"""Cleaned copies of XML files: a VOC folder with the list of a split and a link to its images, or just the files."""
 
 import os
 from contextlib import suppress
@@ -11,7 +11,7 @@ from detres.data.voc_xml import parse_xml
 from detres.files.atomic_file import atomic_file, write_text_atomically
 from detres.jobs.doctor.boxes import describe_box
 from detres.jobs.doctor.patient import Cleaning
-from detres.jobs.doctor.read_voc import CORNERS, annotation_file
+from detres.jobs.doctor.read_voc import CORNERS
 from detres.jobs.doctor.records import Split
 
 _SOURCE = "source.txt"
@@ -20,6 +20,30 @@ _SOURCE = "source.txt"
 def fix_voc(split: Split, cleaning: Cleaning, folder: Path, target: Path) -> dict[str, Any]:
     """Write the copy to `folder`, which will be `target`; returns the settings that name it."""
     root = _root(split, folder)
+    for position, image in enumerate(split.images):
+        if os.path.basename(image.id) != image.id and position not in cleaning.removed_images:
+            # The copy would lie beside its folder.
+            cleaning.remove_image(position, f"{split.name}: image {image.id!r} removed: its name in the list is a path")
+    stems = _write_xml_files(split, cleaning, root / "Annotations")
+    settings: Any = split.settings
+    lists = root / "ImageSets" / "Main"
+    name = settings.split if not (lists / f"{settings.split}.txt").exists() else f"{split.name}_{settings.split}"
+    write_text_atomically(lists / f"{name}.txt", "".join(f"{stem}\n" for stem in stems))
+    _link_images(split, root, cleaning)
+    found = {"root": target / root.name} | ({"split": name} if name != settings.split else {})
+    return found | ({"max_images": "null"} if settings.max_images is not None else {})
+
+
+def fix_xml_folder(split: Split, cleaning: Cleaning, folder: Path, target: Path) -> dict[str, Any]:
+    """The same for XML files of the user's own: they lie below the new folder as they did below theirs."""
+    name = Path(os.path.abspath(split.source)).name
+    name = f"{split.name}_{name}" if (folder / name).exists() else name
+    _write_xml_files(split, cleaning, folder / name)
+    return {"annotations": target / name}
+
+
+def _write_xml_files(split: Split, cleaning: Cleaning, destination: Path) -> list[str]:
+    """A file for each image that stays; returns their names. Raises ValueError when there is none."""
     stems = []
     rows_of: dict[int, list[int]] = {}
     for row, image in enumerate(split.boxes.images.tolist()):
@@ -28,25 +52,17 @@ def fix_voc(split: Split, cleaning: Cleaning, folder: Path, target: Path) -> dic
         if position in cleaning.removed_images:
             continue
         try:
-            if os.path.basename(image.id) != image.id:  # the copy would lie beside its folder
-                raise DatasetError("its name in the list is a path")
-            tree = parse_xml(Path(annotation_file(split, position)))
+            tree = parse_xml(Path(image.annotation))
         except DatasetError as error:
             cleaning.remove_image(position, f"{split.name}: image {image.id!r} removed: {error}")
             continue
         _clean(tree, position, rows_of.get(position, []), split, cleaning)
-        with atomic_file(root / "Annotations" / f"{image.id}.xml") as file:
+        with atomic_file(destination / f"{image.id}.xml") as file:
             file.write(ElementTree.tostring(tree, encoding="utf-8") + b"\n")
         stems.append(image.id)
     if not stems:
         raise ValueError(f"no usable image would be left in {split.name}")
-    settings: Any = split.settings
-    lists = root / "ImageSets" / "Main"
-    name = settings.split if not (lists / f"{settings.split}.txt").exists() else f"{split.name}_{settings.split}"
-    write_text_atomically(lists / f"{name}.txt", "".join(f"{stem}\n" for stem in stems))
-    _link_images(split, root, cleaning)
-    found = {"root": target / root.name} | ({"split": name} if name != settings.split else {})
-    return found | ({"max_images": "null"} if settings.max_images is not None else {})
+    return stems
 
 
 def _root(split: Split, folder: Path) -> Path:

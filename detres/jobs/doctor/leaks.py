@@ -1,4 +1,7 @@
-"""Pictures that occur more than once: in several splits, or again in one."""
+"""Pictures that occur more than once: in several splits, or again in one.
+
+Images of data.train that data.val holds out count as a split of their own.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -57,18 +60,34 @@ def check_leaks(splits: Sequence[Split], readings: dict[str, Reading], findings:
             findings.add_all(leak if _is_leak(splits, group) else "repeated_images", 1, [_example(splits, group)])
 
 
-def to_remove(splits: Sequence[Split], readings: dict[str, Reading]) -> set[Place]:
-    """The images that are also in a split that measures: those of training, and of val where test has them."""
-    found = set()
+def to_remove(splits: Sequence[Split], readings: dict[str, Reading]) -> dict[Place, str]:
+    """The images that a cleaned copy is to do without, and why.
+
+    Those that are also in a split that measures go: from training, and from val where test has them. Where images of
+    training are held out, all pictures but one of a kind go (a held out one stays, if there is any): which images
+    are held out depends on which there are, and copies that are in training today may be held out of the cleaned set.
+    """
+    found: dict[Place, str] = {}
     for by in ("file_hash", "pixels"):
         for group in find_groups(splits, readings, by):
-            last = max(_KEEPING.index(splits[place.split].role) for place in group)
-            found |= {place for place in group if _KEEPING.index(splits[place.split].role) < last}
+            ranks = [_KEEPING.index(_role(splits, place)) for place in group]
+            for place, rank in zip(group, ranks, strict=True):
+                if rank < max(ranks):
+                    found[place] = "it is also in a split that measures"
+            pool = [place for place in group if splits[place.split].held_out is not None]
+            pool.sort(key=lambda place: _role(splits, place) == "train")  # stable
+            for place in pool[1:]:
+                kept = splits[pool[0].split].images[pool[0].image]
+                found.setdefault(place, f"the same picture as image {kept.id!r}, and one of the two might be held out")
     return found
 
 
+def _role(splits: Sequence[Split], place: Place) -> str:
+    return splits[place.split].role_of(place.image)
+
+
 def _is_leak(splits: Sequence[Split], group: Sequence[Place]) -> bool:
-    return len({splits[place.split].role for place in group}) > 1
+    return len({_role(splits, place) for place in group}) > 1
 
 
 def _example(splits: Sequence[Split], group: Sequence[Place]) -> Example:

@@ -7,13 +7,13 @@ from typing import cast
 import numpy as np
 
 from detres import wiring
-from detres.config.data import CocoDataset, Dataset, ImageFolderDataset, VocDataset
+from detres.config.data import CocoDataset, Dataset, ImageFolderDataset, OwnDataset, VocDataset
 from detres.data.annotations import DetectionDataset, drop_messages
 from detres.data.folder_scan import ScanProgress, images_below
 from detres.data.samples import ClassificationDataset
 from detres.jobs.doctor.findings import Findings
 from detres.jobs.doctor.read_coco import read_coco
-from detres.jobs.doctor.read_voc import read_voc
+from detres.jobs.doctor.read_voc import read_voc, read_xml_folder
 from detres.jobs.doctor.records import RawImage, Split, pack_boxes
 
 
@@ -28,6 +28,8 @@ def read_split(settings: Dataset, name: str, findings: Findings, is_detection: b
             return _read_image_folder(settings, name, findings)
     split = Split(name, settings, f"{settings.type} ({name})")
     try:
+        if isinstance(settings, OwnDataset):
+            return read_xml_folder(settings, name, findings)
         dataset = wiring.build_dataset(settings)
     except (ValueError, OSError, ImportError) as error:
         findings.add("annotation_files", str(error))

@@ -1,13 +1,14 @@
-"""Reading a VOC folder to the end, whatever is wrong in it."""
+"""Reading a VOC folder, or a folder of such XML files, to the end, whatever is wrong in it."""
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from detres import wiring
-from detres.config.data import VocDataset
+from detres.config.data import OwnDataset, VocDataset
 from detres.data.annotations import DatasetError
+from detres.data.own import find_images, find_xml_files
 from detres.data.voc import image_paths
 from detres.data.voc_xml import parse_xml, read_value
 from detres.jobs.doctor.findings import Findings
@@ -26,12 +27,44 @@ def read_voc(settings: VocDataset, name: str, findings: Findings) -> Split:
     except (DatasetError, OSError) as error:
         findings.add("annotation_files", str(error))
         paths = [str(root / "JPEGImages" / f"{stem}.jpg") for stem in stems]
-    trees = [_parse(root / "Annotations" / f"{stem}.xml", findings) for stem in stems]
-    for stem, path, tree in zip(stems, paths, trees, strict=True):
-        size = None if tree is None else _read_size(tree, f"{name}: {stem}.xml", findings)
-        split.images.append(RawImage(stem, path, size))
-    _read_objects(trees, settings, split, findings)
+    trees = _read_trees(stems, [root / "Annotations" / f"{stem}.xml" for stem in stems], paths, split, findings)
+    _read_objects(trees, settings.class_names, settings.use_difficult, split, findings)
     return split
+
+
+def read_xml_folder(settings: OwnDataset, name: str, findings: Findings) -> Split:
+    """The same for XML files of the user's own, in or below any folder. Raises ValueError where no folder is there."""
+    folder, images = wiring.own_paths(settings)
+    split = Split(name, settings, str(folder))
+    try:
+        all_stems, xml_files = find_xml_files(folder)
+    except DatasetError as error:
+        findings.add("annotation_files", str(error))
+        return split
+    files = dict(zip(reversed(all_stems), reversed(xml_files), strict=True))  # the first of every stem
+    stems = [stem for stem, path in zip(all_stems, xml_files, strict=True) if files[stem] == path]
+    for stem, path in zip(all_stems, xml_files, strict=True):
+        if files[stem] != path:
+            findings.add("image_ids", f"{name}: {path} and {files[stem]} are of one name")
+    try:
+        paths = find_images(images, stems)
+    except DatasetError as error:
+        findings.add("annotation_files", str(error))
+        paths = [str(images / f"{stem}.jpg") for stem in stems]
+    trees = _read_trees(stems, [files[stem] for stem in stems], paths, split, findings)
+    _read_objects(trees, None, False, split, findings)
+    return split
+
+
+def _read_trees(
+    stems: Sequence[str], xml_files: Sequence[Path], paths: Sequence[str], split: Split, findings: Findings
+) -> list[ElementTree.Element | None]:
+    """The content of every XML file; `split` gets the images."""
+    trees = [_parse(path, findings) for path in xml_files]
+    for stem, xml_file, path, tree in zip(stems, xml_files, paths, trees, strict=True):
+        size = None if tree is None else _read_size(tree, f"{split.name}: {stem}.xml", findings)
+        split.images.append(RawImage(stem, path, size, annotation=str(xml_file)))
+    return trees
 
 
 def _read_stems(root: Path, list_name: str, split: Split, findings: Findings) -> list[str]:
@@ -71,9 +104,13 @@ def _read_size(tree: ElementTree.Element, where: str, findings: Findings) -> tup
 
 
 def _read_objects(
-    trees: list[ElementTree.Element | None], settings: VocDataset, split: Split, findings: Findings
+    trees: Sequence[ElementTree.Element | None],
+    class_names: Sequence[str] | None,
+    use_difficult: bool,
+    split: Split,
+    findings: Findings,
 ) -> None:
-    """The boxes and class names; classes that the configuration does not name are reported."""
+    """The boxes and class names; classes that are not among `class_names` are reported."""
     rows: list[tuple[int, int, str, list[float], bool]] = []
     for image, tree in enumerate(trees):
         for number, entry in enumerate(tree.findall("object") if tree is not None else ()):
@@ -84,9 +121,9 @@ def _read_objects(
                 continue
             corners = [read_value(entry, f"bndbox/{corner}") for corner in CORNERS]
             rows.append((image, number, name, corners, read_value(entry, "difficult") == 1))
-    names = settings.class_names or sorted({row[2] for row in rows})
+    names = class_names or sorted({row[2] for row in rows})
     if not names:
-        findings.add("annotation_files", f"{split.source} ({settings.split}): no object is annotated: no classes")
+        findings.add("annotation_files", f"{split.name}: {split.source}: no object is annotated: no classes")
     split.class_names = tuple(dict.fromkeys(names))
     label_of = {name: label for label, name in enumerate(split.class_names)}
     for row in rows:
@@ -98,12 +135,7 @@ def _read_objects(
         [row[3] for row in kept],
         [row[0] for row in kept],
         [label_of[row[2]] for row in kept],
-        [row[4] and not settings.use_difficult for row in kept],
+        [row[4] and not use_difficult for row in kept],
         [row[1] for row in kept],
         inclusive=True,
     )
-
-
-def annotation_file(split: Split, image: int) -> str:
-    """The XML file of an image."""
-    return os.path.join(split.source, "Annotations", f"{split.images[image].id}.xml")

@@ -17,7 +17,8 @@ NO_SIZE = 2**31 - 1
 class RawImage(NamedTuple):
     """An image: its id, its path, its size where the annotation gives one, its class where it has one.
 
-    entry  its position in the file's list (COCO); repeated ids occur there more than once
+    entry       its position in the file's list (COCO); repeated ids occur there more than once
+    annotation  its XML file (VOC)
     """
 
     id: Any
@@ -25,6 +26,7 @@ class RawImage(NamedTuple):
     size_hw: tuple[int, int] | None = None
     entry: int = -1
     label: int = -1
+    annotation: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Split:
     source    the annotation file or folder, for messages
     read      gives the pixels of an image that is no file of its own, by its position
     annotated  False: nobody here knows its objects (VOC2012's test images)
+    held_out   positions of the training images that data.val takes; None where it takes none of any training split
     """
 
     name: str
@@ -93,16 +96,26 @@ class Split:
     class_names: tuple[str, ...] = ()
     read: Callable[[int], np.ndarray] | None = None
     annotated: bool = True
+    held_out: frozenset[int] | None = None
 
     @property
     def role(self) -> str:
-        """train, val or test."""
+        """train, val or test, whatever is held out."""
         return self.name.partition(".")[0]
+
+    def role_of(self, image: int) -> str:
+        """train, val or test; images that are held out are of val."""
+        return "val" if image in (self.held_out or ()) else self.role
+
+    def of_role(self, role: str) -> np.ndarray:
+        """Which images (N,) bool are of a role."""
+        return np.array([self.role_of(image) == role for image in range(len(self.images))], dtype=bool)
 
     def describe(self, image: int) -> str:
         """An image in words."""
         found = self.images[image]
-        return f"{self.name}: image {found.id!r} ({found.path})"
+        held_out = ", held out" if image in (self.held_out or ()) else ""
+        return f"{self.name}{held_out}: image {found.id!r} ({found.path})"
 
     def class_name(self, label: int) -> str:
         """The name of a label."""

@@ -18,6 +18,7 @@ from detres.jobs.doctor.boxes import check_boxes, find_faults
 from detres.jobs.doctor.classes import check_classes, check_emptiness
 from detres.jobs.doctor.findings import Findings
 from detres.jobs.doctor.fix import require_fixable, write_fixed
+from detres.jobs.doctor.held_out import mark_held_out
 from detres.jobs.doctor.images import check_images, read_images, sizes_of
 from detres.jobs.doctor.leaks import check_leaks
 from detres.jobs.doctor.page import build_page
@@ -29,12 +30,17 @@ Progress = Callable[[int, int | None, str], None]
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found and written; `fixed` are lines about the cleaned copy."""
+    """What was found and written.
+
+    fixed     lines about the cleaned copy
+    is_fixed  False: there was to be a cleaned copy, and none could be written
+    """
 
     findings: Findings
     summary: tuple[str, ...]
     written: tuple[Path, ...]
     fixed: tuple[str, ...] = ()
+    is_fixed: bool = True
 
 
 def doctor(
@@ -54,10 +60,10 @@ def doctor(
     for data that have no annotations to clean, before anything is read, and OSError where nothing can be written.
     """
     folder = Path(output) if output is not None else Path("runs") / f"doctor_{loaded.name}"
-    require_writable(folder, "choose another one by --output")
     config = loaded.config
     if fix is not None:
         require_fixable(_entries(config), Path(fix))
+    require_writable(folder, "choose another one by --output")
     patient = examine(config, workers or min(8, os.cpu_count() or 1), progress)
     summary = tuple(_summary(config, patient))
     findings = patient.findings
@@ -65,15 +71,15 @@ def doctor(
     content = {"config": loaded.name, "summary": summary, "checks": findings.to_dict()}
     write_text_atomically(folder / "doctor.html", page)
     write_text_atomically(folder / "doctor.json", json.dumps(content, indent=2) + "\n")
-    return Diagnosis(findings, summary, (folder / "doctor.html", folder / "doctor.json"), _fixed(patient, fix))
+    return Diagnosis(findings, summary, (folder / "doctor.html", folder / "doctor.json"), *_fixed(patient, fix))
 
 
-def _fixed(patient: Patient, fix: str | Path | None) -> tuple[str, ...]:
+def _fixed(patient: Patient, fix: str | Path | None) -> tuple[tuple[str, ...], bool]:
     """Write the cleaned copy, or say why there is none: the findings must not be lost with it."""
     try:
-        return tuple(write_fixed(patient, Path(fix))) if fix is not None else ()
+        return (tuple(write_fixed(patient, Path(fix))) if fix is not None else ()), True
     except (ValueError, OSError) as error:
-        return (f"no cleaned copy was written: {error}",)
+        return (f"no cleaned copy was written: {error}",), False
 
 
 def examine(config: Config, workers: int, progress: Progress) -> Patient:
@@ -85,6 +91,9 @@ def examine(config: Config, workers: int, progress: Progress) -> Patient:
     for name, settings in _entries(config).items():
         progress(0, None, f"annotations of {name}")
         splits.append(read_split(settings, name, findings, is_detection))
+    if wiring.is_held_out(config.data.val):
+        assert isinstance(config.data.val, OwnDataset), "only those are held out"
+        mark_held_out(config.data.val, splits)
     readings = read_images(splits, progress, workers)
     sizes = [sizes_of(split, readings) for split in splits]
     least = [smallest_scales(config, size) if is_detection else np.ones(len(size)) for size in sizes]
@@ -98,6 +107,8 @@ def examine(config: Config, workers: int, progress: Progress) -> Patient:
         check_anchors(config, splits, faults, sizes, findings)
     check_classes(splits, faults, findings)
     check_leaks(splits, readings, findings)
+    if not any(split.images for split in splits):
+        findings.nothing_to_look_at()
     progress(0, None, "loading as training does")
     _check_loading(config, findings)
     return Patient(splits, faults, readings, findings)
@@ -106,7 +117,7 @@ def examine(config: Config, workers: int, progress: Progress) -> Patient:
 def _entries(config: Config) -> dict[str, Dataset]:
     """The data sets by name: train (train.0 ... where there are several), val, test.
 
-    Images held out of training are looked at in train. COCO files of the user's own are read as COCO's.
+    Images held out of training are in train (`Split.held_out`). COCO files of the user's own are read as COCO's.
     """
     train = config.data.train
     entries = {f"train.{index}" if len(train) > 1 else "train": entry for index, entry in enumerate(train)}
@@ -148,6 +159,7 @@ def _summary(config: Config, patient: Patient) -> Sequence[str]:
             f"data.{split.name}: {len(split.images)} images, {boxes}{len(split.class_names)} classes ({split.source})"
         )
     if wiring.is_held_out(config.data.val):
-        lines.append("data.val: some of the images of data.train, which are held out")
+        count = sum(len(split.held_out or ()) for split in patient.splits)
+        lines.append(f"data.val: {count} of the images of data.train, which are held out of training")
     errors, warnings = findings.count("error"), findings.count("warning")
     return [*lines, f"{len(findings.by_key)} checks: {errors} with errors, {warnings} with warnings"]

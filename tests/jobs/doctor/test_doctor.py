@@ -1,13 +1,16 @@
 """`detres doctor`: a clean set has no findings, and every planted fault is found."""
 
+import io
 import shutil
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from detres.cli import main
 from detres.data import image_io
 from detres.jobs.doctor.checks import CHECKS
 from tests.jobs.conftest import run_detres
@@ -78,6 +81,10 @@ PLANTED: dict[str, tuple[Callable[[Clinic], None], dict[str, int]]] = {
     "three numbers": (_bbox(4, 6, 16), {"boxes_not_finite": 1}),
     "tiny": (_bbox(4, 6, 2, 2), {"tiny_boxes": 1}),
     "duplicate": (_edit(lambda c: _again(c, "annotations", id=99)), {"boxes_twice": 1}),
+    "near duplicate": (
+        _edit(lambda c: _again(c, "annotations", id=99, bbox=[4, 6, 15.5, 16])),
+        {"boxes_nearly_twice": 1},
+    ),
     "two classes": (_edit(lambda c: _again(c, "annotations", id=99, category_id=42)), {"boxes_of_two_classes": 1}),
     "area": (_edit(lambda c: c["annotations"][0].update(area=float("inf"))), {"areas": 1, "loading": 0}),
     "no objects": (
@@ -130,6 +137,26 @@ def test_planted_in_coco(coco: Clinic, name: str) -> None:
     for key, count in expected.items():
         assert counts.get(key, 0) >= min(count, 1) if key == "loading" else counts.get(key) == count, counts
     assert set(counts) - consequences <= set(expected), counts
+
+
+def test_what_a_box_repeats_is_told(coco: Clinic) -> None:
+    PLANTED["near duplicate"][0](coco)
+    PLANTED["two classes"][0](coco)
+    findings = coco.examine().findings.by_key
+    (near,) = findings["boxes_nearly_twice"].examples
+    assert "annotation number 12 in image 3" in near.text
+    assert near.text.endswith("; IoU 0.97 with 'a' (4, 6, 20, 22), annotation number 0")  # 15.5 / 16
+    assert near.shots[0].captions == ["a", "a"] and findings["boxes_nearly_twice"].severity == "warning"
+    (other,) = findings["boxes_of_two_classes"].examples
+    assert "train: 'b' (4, 6, 20, 22)" in other.text and "IoU 1.00 with 'a' (4, 6, 20, 22)" in other.text
+
+
+def test_numbers_of_tiny_and_overhanging_boxes(coco: Clinic) -> None:
+    coco.edit(lambda content: content["annotations"][0].update(bbox=[4, 6, 2, 9]))
+    coco.edit(lambda content: content["annotations"][2].update(bbox=[-5, 6, 21, 16]))
+    findings = coco.examine().findings.by_key
+    assert findings["tiny_boxes"].examples[0].text.endswith("its shorter side has 2.0 pixels before resizing")
+    assert findings["boxes_partly_outside"].examples[0].text.endswith("5.0 pixels beyond the border")
 
 
 def test_all_at_once(coco: Clinic) -> None:
@@ -228,6 +255,21 @@ def test_the_command(coco: Clinic, tmp_path: Path) -> None:
     assert run_detres(*arguments, "--workers", 0).code == 1
 
 
+def test_exit_codes(coco: Clinic, tmp_path: Path) -> None:
+    """Warnings are no failure; errors are, and so is a copy that could not be written."""
+    arguments = ("doctor", "--config", coco.config, "--output", tmp_path / "page")
+    PLANTED["zero width"][0](coco)
+    assert run_detres(*arguments).code == 0
+    (tmp_path / "file").write_text("")
+    outcome = run_detres(*arguments, "--fix", tmp_path / "file" / "fixed")
+    assert outcome.code == 1 and "no cleaned copy was written" in outcome.out
+    coco.image("train", 0).unlink()
+    assert run_detres(*arguments, "--fix", tmp_path / "fixed").code == 1 and (tmp_path / "fixed").is_dir()
+    with redirect_stdout(io.StringIO()) as shown, pytest.raises(SystemExit) as stopped:
+        main(["doctor", "--help"])
+    assert stopped.value.code == 0 and "exit code: 0 when nothing worse" in " ".join(shown.getvalue().split())
+
+
 def test_image_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DETRES_DATASETS", str(tmp_path))
     config = tmp_path / "folders.yaml"
@@ -250,7 +292,7 @@ def test_image_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = found(clinic.examine())
     assert counts["unreadable_images"] == 1 and counts["leaks"] == 1
     assert counts["annotation_files"] == 1 and counts["classes_in_one_split"] == 1 and "loading" in counts
-    with pytest.raises(ValueError, match="image_folder; only COCO files and folders in VOC"):
+    with pytest.raises(ValueError, match="image_folder; only COCO files, folders in VOC"):
         clinic.examine(fix=tmp_path / "fixed")
 
 

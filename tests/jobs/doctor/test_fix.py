@@ -73,6 +73,26 @@ def test_everything_that_can_be_fixed_in_coco(coco: Clinic, tmp_path: Path) -> N
         assert text in changes, changes
 
 
+def test_near_duplicates_stay(coco: Clinic, tmp_path: Path) -> None:
+    """Of exact ones, one does; which of two near ones is right, nobody knows."""
+    coco.edit(lambda c: c["annotations"].append({**c["annotations"][0], "id": 99, "bbox": [4, 6, 15.5, 16]}))
+    coco.edit(lambda c: c["annotations"].append({**c["annotations"][2], "id": 100}))
+    settings = _settings(coco, tmp_path / "fixed")
+    assert found(coco.examine()) == {"boxes_twice": 1, "boxes_nearly_twice": 1}
+    assert found(coco.examine(*settings)) == {"boxes_nearly_twice": 1}
+
+
+def test_what_cannot_be_cleaned_is_told(coco: Clinic, tmp_path: Path) -> None:
+    arguments = "{annotations: ROOT/coco/val.json, images: ROOT/coco/val}".replace("ROOT", str(coco.root))
+    diagnosis = coco.examine(
+        f"data.val={{type: 'detres.data.coco:CocoDataset', args: {arguments}}}", fix=tmp_path / "a b"
+    )
+    assert diagnosis.fixed[1:] == (
+        f"'data.train.annotations={tmp_path / 'a b' / 'train.json'}'",
+        "data.val stays as it is: type detres.data.coco:CocoDataset cannot be cleaned",
+    )
+
+
 def test_images_that_share_an_id_with_another_file_go(coco: Clinic, tmp_path: Path) -> None:
     coco.edit(lambda content: content["images"][1].update(id=3))
     settings = _settings(coco, tmp_path / "fixed")
