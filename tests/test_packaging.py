@@ -1,6 +1,7 @@
 """setup.py: what is installed is whole, and finds the configurations that travel with it."""
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -45,3 +46,10 @@ def test_a_wheel_holds_all_code_and_configs_and_finds_them(tmp_path: Path) -> No
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
     )
     assert Path(run.stdout.strip()) == (installed / "detres/configs/base/faster_rcnn_fpn.yaml").resolve()
+
+
+def test_the_package_runs_as_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["detres", "config", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("detres", run_name="__main__")
+    assert ended.value.code == 0 and capsys.readouterr().out.startswith("usage: detres config")
