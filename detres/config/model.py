@@ -15,6 +15,7 @@ from detres.config.fields import (
     PositiveFloat,
     PositiveInt,
     Settings,
+    Switch,
 )
 
 LevelSizes = Annotated[list[PositiveFloat], Field(min_length=1)]
@@ -166,6 +167,10 @@ class CascadeSettings(Settings):
     loss_weights: list[NonNegativeFloat] = [1.0, 0.5, 0.25]
 
     def _mistakes(self) -> Iterator[tuple[str, str]]:
+        if sorted(self.positive_ious) != self.positive_ious:
+            yield "positive_ious", f"got {self.positive_ious}, expected rising ones: each stage is stricter"
+        if not any(self.loss_weights):
+            yield "loss_weights", f"got {self.loss_weights}, expected one above 0: nothing would be learned"
         for key in ("box_coder_weights", "loss_weights"):
             if len(getattr(self, key)) != len(self.positive_ious):
                 text = f"got {len(getattr(self, key))} entries, expected {len(self.positive_ious)}"
@@ -178,7 +183,7 @@ class RoIHeadSettings(Settings):
     pool: RoIPoolSettings = RoIPoolSettings()
     box_head: Annotated[FCHead | ConvFCHead | Conv5Head, ByType()] = FCHead()
     global_context: bool = False  # the whole image's feature beside each region's (He et al., 2016, appendix B)
-    cascade: CascadeSettings | None = None
+    cascade: Switch[CascadeSettings] = None
     class_agnostic: bool = False
     background: Literal["last", "first"] = "last"  # row of the background class; "first" is torchvision's layout
     sampling: RoISampling = RoISampling()

@@ -33,7 +33,10 @@ class MultiScaleSettings(Settings):
     region_size: PositiveFloat = 224.0
 
     def _mistakes(self) -> Iterator[tuple[str, str]]:
-        return _repeated(self.short)
+        yield from _repeated(self.short)
+        if self.max is not None and self.max < sorted(self.short)[1]:
+            text = f"got {self.max}, expected at least {sorted(self.short)[1]}, a shorter side: it makes all sizes one"
+            yield "max", text
 
 
 class AugmentSettings(Settings):
@@ -46,8 +49,8 @@ class AugmentSettings(Settings):
     iou: Fraction | None = None  # of the merging; null: that of the NMS in each view; with wbf 0.55
 
     def _mistakes(self) -> Iterator[tuple[str, str]]:
-        if self.short is None and not self.flip:
-            yield "flip", "got false without sizes in short, expected true, or sizes: there is nothing to merge"
+        if len(self.short or [0]) == 1 and not self.flip:
+            yield "flip", "got false and a single size, expected true, or sizes in short: there is nothing to merge"
         yield from _repeated(self.short or [])
 
 

@@ -140,6 +140,14 @@ def _sum_of_probabilities(one: ImageScores, other: ImageScores) -> ImageScores:
     return one._replace(logits=torch.logaddexp(one.logits, other.logits))
 
 
+def _refuse_test_time(config: Config, detections: str) -> None:
+    if names := [f"eval.{name}" for name in config.eval.test_time]:
+        raise ValueError(
+            f"{', '.join(names)}: got settings for the results file {detections}, expected false: no network runs "
+            "that they could change; use --weights"
+        )
+
+
 def image_ids(dataset: wiring.AnyDataset) -> list[Any]:
     """The data set's own id of every image, in order."""
     return [dataset.image_id(i) for i in range(len(dataset))]
@@ -163,6 +171,7 @@ def evaluate(
     require_writable(output, "choose another one by --output")
     device = choose_device(config.device)
     if detections is not None:
+        _refuse_test_time(config, detections)
         evaluator = _evaluator_alone(config, split, device)
         dataset = cast(DetectionDataset, evaluator.dataset)
         rows = read_coco_results(detections)

@@ -220,12 +220,17 @@ def test_an_unknown_best_metric_is_refused(tmp_path: Path, overrides: list[str],
 def test_every_stage_of_a_cascade_has_its_settings(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(SMALLEST)
     cascade = load_config(tmp_path / "c.yaml", [CASCADE]).config.model.roi_heads.cascade
+    assert load_config(tmp_path / "c.yaml", ["model.roi_heads.cascade=true"]).config.model.roi_heads.cascade == cascade
     assert cascade.positive_ious == [0.5, 0.6, 0.7] and cascade.loss_weights == [1.0, 0.5, 0.25]
     assert cascade.box_coder_weights == [[10, 10, 5, 5], [20, 20, 10, 10], [30, 30, 15, 15]]
     assert mistakes(tmp_path / "c.yaml", "model.roi_heads.cascade.positive_ious=[0.5, 0.7]") == [
         f"override: model.roi_heads.cascade.{key}: got 3 entries, expected 2: one for each stage, as in positive_ious"
         for key in ("box_coder_weights", "loss_weights")
     ]
+    (found,) = mistakes(tmp_path / "c.yaml", "model.roi_heads.cascade.positive_ious=[0.7, 0.6, 0.5]")
+    assert found.endswith("got [0.7, 0.6, 0.5], expected rising ones: each stage is stricter")
+    (found,) = mistakes(tmp_path / "c.yaml", "model.roi_heads.cascade.loss_weights=[0, 0, 0]")
+    assert found.endswith("expected one above 0: nothing would be learned")
     (found,) = mistakes(tmp_path / "c.yaml", "model.roi_heads.cascade.positive_ious=[0.5]")
     assert "positive_ious" in found
 

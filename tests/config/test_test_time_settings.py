@@ -37,6 +37,11 @@ def test_on_top_of_stored_configurations() -> None:
         ("eval.multi_scale.short=[600]", "eval.multi_scale.short"),
         ("eval.multi_scale.short=[600, 600]", "expected each size once"),
         ("eval.augment={flip: false}", "there is nothing to merge"),
+        ("eval.augment={short: [800], flip: false}", "there is nothing to merge"),
+        (
+            "eval.multi_scale={short: [600, 1000, 200], max: 500}",
+            "eval.multi_scale.max: got 500, expected at least 600",
+        ),
         ("eval.augment.merge=wbp", "expected one of nms, soft_nms or wbf"),
     ],
 )

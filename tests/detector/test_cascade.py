@@ -101,8 +101,8 @@ def test_the_losses_of_all_stages_region_by_region() -> None:
         [torch.cat([objects, crowd])], [torch.tensor([1, 0, 0])], [torch.tensor([False, False, True])]
     )
     images = ImageBatch.from_images([torch.zeros(3, size, size)])
-    with torch.no_grad():
-        got = heads.losses(images, {"c4": torch.randn(1, 1, 4, 4)}, proposals_of(torch.tensor([regions])), targets)
+    got = heads.losses(images, {"c4": torch.randn(1, 1, 4, 4)}, proposals_of(torch.tensor([regions])), targets)
+    torch.stack(list(got.values())).sum().backward()
     boxes = regions + objects.tolist()  # the ground truth is among the candidates of the first stage
     left = [i for i, box in enumerate(boxes) if float(pairwise_ioa(torch.tensor([box]), crowd)) <= 0.5]
     assert left == [0, 1, 2, 3, 4, 6, 7]
@@ -110,19 +110,28 @@ def test_the_losses_of_all_stages_region_by_region() -> None:
     for k in range(3):
         log_sum = math.log(sum(math.exp(logit) for logit in LOGITS[k]))
         classification = box_loss = 0.0
+        # Of the predictor's biases: each stage learns from its own losses alone, not through the boxes it hands on.
+        logit_gradient, shift_gradient = [0.0] * 3, [0.0] * 4
         positives.append(0)
         for i in left:
             iou = pairwise_iou(torch.tensor([boxes[i]]), objects)[0]
             match = int(iou.argmax())
             label = [1, 0][match] if float(iou[match]) >= IOUS[k] else 2
             classification += log_sum - LOGITS[k][label]
+            for row, logit in enumerate(LOGITS[k]):
+                logit_gradient[row] += math.exp(logit - log_sum) - (row == label)
             if label < 2:
                 positives[k] += 1
                 wanted = offsets(boxes[i], objects[match].tolist(), CODER_WEIGHTS[k])
                 box_loss += sum(abs(a - b) for a, b in zip(SHIFTS[k], wanted, strict=True))
+                for side, (a, b) in enumerate(zip(SHIFTS[k], wanted, strict=True)):
+                    shift_gradient[side] += (a > b) - (a < b)
         weight = LOSS_WEIGHTS[k] / len(left)
-        assert float(got[f"loss_classifier_{k + 1}"]) == pytest.approx(weight * classification, rel=1e-4)
-        assert float(got[f"loss_box_{k + 1}"]) == pytest.approx(weight * box_loss, rel=1e-3)
+        assert got[f"loss_classifier_{k + 1}"].item() == pytest.approx(weight * classification, rel=1e-4)
+        assert got[f"loss_box_{k + 1}"].item() == pytest.approx(weight * box_loss, rel=1e-3)
+        predictor = heads.stages[k].box_predictor
+        for layer, gradient in ((predictor.cls_score, logit_gradient), (predictor.bbox_pred, shift_gradient)):
+            assert layer.bias.grad.tolist() == pytest.approx([weight * value for value in gradient], rel=1e-3, abs=1e-6)
         boxes = [moved(box, SHIFTS[k], CODER_WEIGHTS[k], size) for box in boxes]
     assert positives[0] > positives[2] > 0  # the thresholds tell
 
@@ -173,6 +182,17 @@ def test_stages_have_their_own_heads_beside_the_names_of_a_plain_one() -> None:
     stages = build("c4", CASCADE).roi_heads.stages
     assert [stage.positive_iou for stage in stages] == list(IOUS)
     assert [stage.coder.weights for stage in stages] == list(CODER_WEIGHTS)
+
+
+def test_regions_pushed_out_of_the_image_teach_the_later_stages_nothing() -> None:
+    heads = fixed_cascade()
+    with torch.no_grad():
+        heads.stages[0].box_predictor.bbox_pred.bias.copy_(torch.tensor([100.0, 0, 0, 0]))  # ten widths to the right
+    targets = GroundTruth.from_lists([torch.tensor([[5.0, 5, 30, 40]])], [torch.tensor([1])])
+    images, regions = ImageBatch.from_images([torch.zeros(3, 64, 64)]), torch.tensor([[[5.0, 7, 30, 42]]])
+    losses = heads.losses(images, {"c4": torch.randn(1, 1, 4, 4)}, proposals_of(regions), targets)
+    assert losses["loss_classifier_1"] > 0 and losses["loss_box_1"] > 0
+    assert [float(losses[name]) for name in NAMES[2:]] == [0.0] * 4
 
 
 def test_a_box_without_a_finite_place_stays() -> None:

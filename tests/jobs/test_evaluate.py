@@ -83,6 +83,10 @@ def test_no_detections(workshop: Workshop, detres: Detres, tmp_path: Path) -> No
     assert outcome.code == 0, outcome.err
     metrics = _metrics(tmp_path / "eval")
     assert metrics["AP"] == 0.0 and metrics["APl"] is None, "the small scenes hold no large digit"
+    refused = detres(
+        *("eval", "--config", workshop.config, "--detections", tmp_path / "none.json", "eval.box_refinement={}")
+    )
+    assert refused.code == 1 and "eval.box_refinement: got settings for the results file" in refused.err
 
 
 def test_a_voc_folder(workshop: Workshop, detres: Detres, tmp_path: Path) -> None:
