@@ -212,7 +212,6 @@ def test_what_is_refused(shop: Shop, tmp_path: Path) -> None:
         ("data.val={type: cifar10, root: x, split: val}", "expected coco, voc, own, imagenet_loc or box_lists"),
         ("eval.protocol={type: ten_crop}", "several views are for classifiers"),
         ("eval.box_refinement=true", "expected null: it is for detectors"),
-        ("eval.dense.short=[40, 40]", "expected each size once"),
         ("model.sampling.negative_iou=0.8", "expected at most positive_iou"),
         ("train.best_metric=AP", "expected one of loc_given_class, loc_top1"),
         ("model.anchors.sizes=[]", "anchors.sizes"),
@@ -240,12 +239,9 @@ def _found(folder: Path) -> list[dict[str, Any]]:
 
 def test_dense_testing(shop: Shop, tmp_path: Path) -> None:
     """Off changes nothing; one size that is the image's own is the whole image; several are written down."""
-    for name, *settings in (
-        ("plain",),
-        ("off", "eval.dense=false"),
-        ("one", "eval.dense={short: [48], flip: false}", "model.test_crop=32"),
-        ("several", DENSE),
-    ):
+    one_size = ("eval.dense={short: [48], flip: false}", "model.test_crop=32")
+    runs = {"plain": (), "off": ("eval.dense=false",), "one": one_size, "several": (DENSE,)}
+    for name, settings in runs.items():
         done = run_detres("eval", "--weights", shop.best, "--output", tmp_path / name, *settings)
         assert done.code == 0, done.err
     assert (tmp_path / "off" / "detections.json").read_bytes() == (tmp_path / "plain" / "detections.json").read_bytes()
@@ -255,11 +251,10 @@ def test_dense_testing(shop: Shop, tmp_path: Path) -> None:
         assert (expected["image_id"], expected["category_id"]) == (found["image_id"], found["category_id"])
         assert found["score"] == pytest.approx(expected["score"], abs=1e-4)
         assert found["bbox"] == pytest.approx(expected["bbox"], abs=0.01)
-    results = json.loads((tmp_path / "several" / "results.json").read_text())
-    assert results["test_time"] == {"dense": {"short": [40, 56], "max": 2000, "flip": True, "voting_iou": 0.5}}
-    named = tmp_path / "named"
-    classifier = f"eval.classifier={shop.runs}/colors/best.pt"
-    done = run_detres("eval", "--weights", shop.best, "--output", named, DENSE, classifier)
+    views = json.loads((tmp_path / "several" / "results.json").read_text())["test_time"]
+    assert views == {"dense": {"short": [40, 56], "max": 2000, "flip": True, "voting_iou": 0.5}}
+    named, named_by = tmp_path / "named", f"eval.classifier={shop.runs}/colors/best.pt"
+    done = run_detres("eval", "--weights", shop.best, "--output", named, DENSE, named_by)
     assert done.code == 0, done.err
     assert _metrics(named)["mean_iou"] == pytest.approx(_metrics(tmp_path / "several")["mean_iou"])
 
@@ -268,9 +263,8 @@ def test_dense_prediction(shop: Shop, tmp_path: Path) -> None:
     """What eval finds densely, predict and the Python interface find, by overrides and from the checkpoint."""
     done = run_detres("eval", "--weights", shop.best, "--output", tmp_path / "eval", DENSE, "eval.batch_size=1")
     assert done.code == 0, done.err
-    name = _found(tmp_path / "eval")[0]["image_id"]
-    x, y, width, height = (row := _found(tmp_path / "eval")[0])["bbox"]
-    file = shop.folder / "squares" / "images" / name
+    row = _found(tmp_path / "eval")[0]
+    (x, y, width, height), file = row["bbox"], shop.folder / "squares" / "images" / row["image_id"]
     done = run_detres("predict", "--weights", shop.best, file, DENSE, "--output", tmp_path / "predict")
     assert done.code == 0, done.err
     best = json.loads((tmp_path / "predict" / "detections.json").read_text())["images"][0]["detections"][0]
@@ -278,15 +272,13 @@ def test_dense_prediction(shop: Shop, tmp_path: Path) -> None:
     assert best["box_xyxy"] == pytest.approx([x, y, x + width, y + height], abs=1e-2)
     localizer = detres.load(shop.best, "cpu", overrides=[DENSE])
     assert isinstance(localizer, detres.ImageLocalizer)
-    found = localizer.predict(file)
-    assert found.boxes_xyxy[0].tolist() == pytest.approx(best["box_xyxy"], abs=1e-2)
-    given = localizer.predict([file, file], classes=[found.names()[0]], batch_size=2)
-    assert given[1].boxes_xyxy[0].tolist() == pytest.approx(best["box_xyxy"], abs=1e-2)
+    found, given = localizer.predict(file), localizer.predict([file] * 2, classes=[best["name"]], batch_size=2)[1]
+    for each in (found, given):
+        assert each.boxes_xyxy[0].tolist() == pytest.approx(best["box_xyxy"], abs=1e-2)
     state = load_checkpoint(shop.best)
     state["config"]["eval"]["dense"] = {"short": [40, 56]}
     save_checkpoint(tmp_path / "dense.pt", state)
-    stored = detres.load(tmp_path / "dense.pt", "cpu").predict(file)
-    assert isinstance(stored, detres.Detections) and torch.equal(stored.boxes_xyxy, found.boxes_xyxy)
+    assert torch.equal(detres.load(tmp_path / "dense.pt", "cpu").predict(file).boxes_xyxy, found.boxes_xyxy)
 
 
 def test_architecture(shop: Shop) -> None:

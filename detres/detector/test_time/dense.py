@@ -4,9 +4,9 @@ The paper names it "dense (fully convolutional) and multi-scale testing", and le
 
 - in each view a class is where its best anchor of the whole map is, as without this;
 - the score of a class is the mean over the views, as its section 3.4 averages the scores of a classifier at several
-  scales; the best of them, or the mean over all anchors, ranked the classes worse on Tiny-ImageNet;
+  scales; by the best of them the true class came first less often (Tiny-ImageNet, any sizes tried);
 - its box is a vote: the mean, weighted by score, of the views' boxes that overlap the best-scored of them. That one
-  alone was no better than a single size; a vote of all positions had the lower IoU.
+  alone was no better than a single size; a vote of all positions fitted about as many objects, and less tightly.
 
 Shapes: N images, K classes, T classes asked for, V views.
 """
