@@ -22,6 +22,7 @@ _KINDS: dict[str, Literal["detector", "classifier", "localizer"]] = {
     "classifier": "classifier",
     "localizer": "localizer",
 }
+_SEVERAL_VIEWS = {"detector": "augment", "classifier": "protocol", "localizer": "dense"}
 _DETECTION_DATASETS = "coco, voc, own, imagenet_loc or box_lists"
 _RESIZES = ("resize_shortest", "resize")
 
@@ -64,9 +65,11 @@ class Config(Settings):
         if not classifies and self.eval.protocol.type != "center":
             text = f"got {self.eval.protocol.type!r}, expected center: several views are for classifiers"
             yield "eval.protocol.type", text
-        for key in self.eval.test_time if self.kind != "detector" else ():
-            views = "; several views of a classifier are eval.protocol" if classifies else ""
-            yield f"eval.{key}", f"got settings, expected null: it is for detectors{views}"
+        for key in self.eval.test_time:
+            wanted_kind, views = "localizer" if key == "dense" else "detector", _SEVERAL_VIEWS[self.kind]
+            if wanted_kind != self.kind:
+                text = f"got settings, expected null: it is for {wanted_kind}s; several views of a {self.kind} are "
+                yield f"eval.{key}", f"{text}eval.{views}"
         if self.eval.classifier is not None and not isinstance(self.model, LocalizerSettings):
             text = f"got {self.eval.classifier!r}, expected null: only a localizer lets a classifier name the classes"
             yield "eval.classifier", text

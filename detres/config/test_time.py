@@ -1,4 +1,4 @@
-"""Settings of the systems around a detector at test time (detres.detector.test_time)."""
+"""Settings of the systems around a detector or localizer at test time (detres.detector.test_time)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
@@ -52,6 +52,22 @@ class AugmentSettings(Settings):
         if len(self.short or [0]) == 1 and not self.flip:
             yield "flip", "got false and a single size, expected true, or sizes in short: there is nothing to merge"
         yield from _repeated(self.short or [])
+
+
+class DenseSettings(Settings):
+    """Whole images at each of the sizes, by option mirrored too, in place of data.eval_transforms and model.test_crop.
+
+    The score of a class is the mean over these views; its box the mean, weighted by score, of those of the views'
+    boxes that overlap the best-scored one by at least `voting_iou`.
+    """
+
+    short: Annotated[list[PositiveInt], Field(min_length=1)] = [224, 256, 384, 480, 640]
+    max: PositiveInt | None = LONGEST  # bound of the longer side; null: none
+    flip: bool = True
+    voting_iou: Fraction | None = 0.5  # null: no voting, the best-scored box
+
+    def _mistakes(self) -> Iterator[tuple[str, str]]:
+        yield from _repeated(self.short)
 
 
 def _repeated(short: Sequence[int]) -> Iterator[tuple[str, str]]:

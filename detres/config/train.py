@@ -18,7 +18,7 @@ from detres.config.fields import (
     Settings,
     Switch,
 )
-from detres.config.test_time import AugmentSettings, BoxRefinementSettings, MultiScaleSettings
+from detres.config.test_time import AugmentSettings, BoxRefinementSettings, DenseSettings, MultiScaleSettings
 
 
 class ParameterGroup(Settings):
@@ -237,11 +237,12 @@ class EvalSettings(Settings):
     box_refinement: Switch[BoxRefinementSettings] = None
     multi_scale: Switch[MultiScaleSettings] = None
     augment: Switch[AugmentSettings] = None
+    dense: Switch[DenseSettings] = None  # of localizers
 
     @property
     def test_time(self) -> dict[str, Settings]:
-        """The systems around a detector that are switched on, by name."""
-        found = {name: getattr(self, name) for name in ("box_refinement", "multi_scale", "augment")}
+        """The systems around a detector or localizer that are switched on, by name."""
+        found = {name: getattr(self, name) for name in ("box_refinement", "multi_scale", "augment", "dense")}
         return {name: settings for name, settings in found.items() if settings is not None}
 
     @property

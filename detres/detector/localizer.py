@@ -17,7 +17,7 @@ height and width of the map.
 """
 
 from dataclasses import replace
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ from detres.detector.box_coder import BoxCoder
 from detres.detector.localizer_head import LocalizerHead
 from detres.detector.losses import BoxLoss
 from detres.detector.target_assignment import assign, sample
+from detres.layers.pixels import PixelNormalizer
 from detres.structures import Detections, GroundTruth, ImageBatch
 from detres.structures.boxes import clip_boxes
 
@@ -52,6 +53,13 @@ class Response(NamedTuple):
     offsets_xy: Tensor
 
 
+class Scored(Protocol):
+    """Something with the scores (N, K) of the classes in the images of a batch."""
+
+    @property
+    def scores(self) -> Tensor: ...
+
+
 class Localizer(nn.Module):
     """Normalised pixels -> last map of the backbone -> a box for each class asked for.
 
@@ -68,7 +76,7 @@ class Localizer(nn.Module):
 
     def __init__(
         self,
-        pixels: nn.Module,
+        pixels: PixelNormalizer,
         backbone: Backbone,
         anchors: AnchorGenerator,
         num_classes: int,
@@ -135,10 +143,10 @@ class Localizer(nn.Module):
         return self.locate(response, self.most_likely(response) if labels is None else labels, images)
 
     @torch.no_grad()
-    def respond(self, images: ImageBatch) -> Response:
-        """Look at a batch once, for any number of calls of `locate`."""
+    def respond(self, images: ImageBatch, *, whole: bool = False) -> Response:
+        """Look at a batch once, for any number of calls of `locate`; `whole`: at all of it, whatever `test_crop`."""
         seen, offsets = images, torch.zeros_like(images.sizes_hw)
-        if self.test_crop is not None:
+        if self.test_crop is not None and not whole:
             seen, offsets = central_crops(images, self.test_crop)
         hidden, anchors = self._look(seen)
         logits = self.head.logits(hidden).flatten(1, 2)
@@ -146,7 +154,7 @@ class Localizer(nn.Module):
         scores, best = logits.masked_fill(~inside[:, :, None], -torch.inf).max(dim=1)
         return Response(scores.sigmoid(), best, hidden, anchors, offsets)
 
-    def most_likely(self, response: Response) -> Tensor:
+    def most_likely(self, response: Scored) -> Tensor:
         """The labels (N, T) of the `num_boxes` most likely classes, the best first, equal ones in order."""
         return response.scores.argsort(dim=1, descending=True, stable=True)[:, : self.num_boxes]
 

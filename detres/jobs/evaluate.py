@@ -16,10 +16,9 @@ from detres.api import choose_device
 from detres.config import Config
 from detres.data.annotations import DatasetError, DetectionDataset
 from detres.data.image_io import ImageError, read_image
+from detres.data.loader import EvalLoader
 from detres.data.localization import OneClassDataset
 from detres.data.samples import ClassificationDataset
-from detres.detector import Localizer
-from detres.detector.test_time import DetectionSystem
 from detres.engine.progress import build_reporter
 from detres.evaluation.classification import ClassificationMetrics, evaluate_classification
 from detres.evaluation.coco import evaluate_coco
@@ -39,7 +38,7 @@ from detres.evaluation.voc import evaluate_voc
 from detres.files.atomic_file import require_writable
 from detres.jobs.classification_files import write_classification
 from detres.jobs.eval_weights import load_networks
-from detres.jobs.localization import NamingClassifier, localize_all
+from detres.jobs.localization import AnyLocalizer, NamingClassifier, localize_all
 from detres.jobs.protocols import original_loader, protocol_loaders, with_protocol
 from detres.structures import Detections
 from detres.weights.imagenet import with_words
@@ -83,12 +82,11 @@ class Evaluator:
             scores = self._classify(model, options)
             metrics = evaluate_classification(scores.logits, scores.labels, self.dataset.class_names)
             return Evaluation(metrics, [], scores)
+        network = wiring.with_test_time(model, self.config)
+        loader = original_loader(self.config, self.dataset) if wiring.resizes_itself(network) else self.loader
         if self.config.eval.metric == "localization":
-            return self._localize(model, options)
-        detector = wiring.with_test_time(model, self.config)
-        as_read = isinstance(detector, DetectionSystem)
-        loader = original_loader(self.config, self.dataset) if as_read else self.loader
-        detections = predict_all(detector, loader, class_names=self.dataset.class_names, **options)
+            return self._localize(cast(AnyLocalizer, network), loader, options)
+        detections = predict_all(network, loader, class_names=self.dataset.class_names, **options)
         return Evaluation(self.judge(detections), detections)
 
     def _classify(self, model: nn.Module, options: dict[str, Any]) -> ImageScores:
@@ -102,14 +100,14 @@ class Evaluator:
         total = reduce(_sum_of_probabilities, map(scores_of, range(self.passes)))  # two passes in memory, not all
         return total._replace(logits=total.logits - math.log(self.passes))
 
-    def _localize(self, model: nn.Module, options: dict[str, Any]) -> Evaluation:
+    def _localize(self, model: AnyLocalizer, loader: EvalLoader, options: dict[str, Any]) -> Evaluation:
         """The boxes of the best classes, and of each image's own."""
         dataset, classes = cast(OneClassDataset, self.dataset), None
         if self._naming is not None:
             classes = self._naming.name_all(**options)
             if (progress := options["progress"]) is not None:
                 options = {**options, "progress": partial(_advance, progress, len(dataset))}
-        found = localize_all(cast(Localizer, model), self.loader, dataset, classes=classes, **options)
+        found = localize_all(model, loader, dataset, classes=classes, **options)
         return Evaluation(self.judge(found.predictions, found.given), found.predictions)
 
     def judge(self, detections: Sequence[Detections], given: Sequence[Detections] | None = None) -> DetectionMetrics:

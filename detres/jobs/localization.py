@@ -14,8 +14,11 @@ from detres.classifier import Classifier
 from detres.config import Config
 from detres.data.localization import OneClassDataset
 from detres.detector import Localizer
+from detres.detector.test_time import DenseLocalizer
 from detres.evaluation.inference import predict_all
 from detres.structures import Detections, ImageBatch
+
+AnyLocalizer = Localizer | DenseLocalizer
 
 
 class Located(NamedTuple):
@@ -26,7 +29,7 @@ class Located(NamedTuple):
 
 
 def localize_all(
-    model: Localizer,
+    model: AnyLocalizer,
     loader: Any,
     dataset: OneClassDataset,
     *,
@@ -41,7 +44,7 @@ def localize_all(
     true = torch.tensor([dataset.label(i) for i in range(len(dataset))], dtype=torch.int64)[:, None]
 
     def find(images: ImageBatch, rows: slice) -> list[Detections]:
-        response = model.respond(images)
+        response: Any = model.respond(images)  # what this model's own locate takes
         device = images.pixels.device
         named = model.most_likely(response) if classes is None else _stacked(classes[rows]).to(device)
         return model.locate(response, torch.cat([true[rows].to(device), named], dim=1), images)

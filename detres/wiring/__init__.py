@@ -18,7 +18,7 @@ from detres.wiring.datasets import (
 )
 from detres.wiring.foreign import assumptions, class_names_of, implied_config
 from detres.wiring.networks import build_backbone, build_detector, build_model, load_initial_weights, load_whole_model
-from detres.wiring.test_time import build_system, with_test_time
+from detres.wiring.test_time import build_system, resizes_itself, with_test_time
 
 __all__ = [
     "AnyDataset",
@@ -45,6 +45,7 @@ __all__ = [
     "own_paths",
     "predictor_from_checkpoint",
     "refuse_named_code",
+    "resizes_itself",
     "with_image_folder",
     "with_test_time",
 ]

@@ -10,7 +10,6 @@ from detres.api import AnyPredictor, Detector, ImageClassifier, ImageLocalizer
 from detres.config import Config, config_from_dict
 from detres.data.transforms import DetectionTransforms
 from detres.detector import FasterRCNN, Localizer
-from detres.detector.test_time import DetectionSystem
 from detres.engine.checkpoint import CheckpointError, load_checkpoint, load_model_state
 from detres.weights.imagenet import with_words
 from detres.weights.report import WeightsError
@@ -19,7 +18,7 @@ from detres.weights.zoo import entries
 from detres.wiring.datasets import build_transforms
 from detres.wiring.foreign import assumptions, class_names_of, implied_config, with_implied
 from detres.wiring.networks import Network, build_model, load_whole_model
-from detres.wiring.test_time import with_test_time
+from detres.wiring.test_time import resizes_itself, with_test_time
 
 _OWN_ADAPTERS = (  # they are ours, although `type` names them as it names classes of anybody's
     "detres.integrations.torchvision:TorchvisionBackbone",
@@ -110,11 +109,10 @@ def predictor_from_checkpoint(
     kinds: dict[type, type[AnyPredictor]] = {FasterRCNN: Detector, Localizer: ImageLocalizer}
     kind = kinds.get(type(model), ImageClassifier)
     network = with_test_time(model, config)
-    as_read = isinstance(network, DetectionSystem)  # it resizes the images itself
     return kind(
         network,
         names if kind is Detector else with_words(names),
-        DetectionTransforms([]) if as_read else build_transforms(config, training=False),
+        DetectionTransforms([]) if resizes_itself(network) else build_transforms(config, training=False),
         device=device,
         size_divisibility=config.model.pixels.size_divisibility,
         precision=config.eval.precision,

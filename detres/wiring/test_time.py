@@ -1,4 +1,4 @@
-"""From `eval` and `data.eval_transforms` to the system around one detector or several."""
+"""From `eval` and `data.eval_transforms` to the system around one detector or several, or a localizer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +12,8 @@ from detres.config import data as data_settings
 from detres.config.model import FasterRCNNSettings
 from detres.config.test_time import AugmentSettings
 from detres.data.transforms import DetectionTransforms
-from detres.detector import FasterRCNN
-from detres.detector.test_time import DetectionSystem, Merging, Selection, Transform, View
+from detres.detector import FasterRCNN, Localizer
+from detres.detector.test_time import DenseLocalizer, DetectionSystem, Merging, Selection, Transform, View
 from detres.wiring.datasets import build_transforms
 
 _WBF_IOU = 0.55  # that of the paper
@@ -21,10 +21,18 @@ _RESIZES = (data_settings.ResizeShortest, data_settings.ResizeFixed)
 
 
 def with_test_time(model: nn.Module, config: Config) -> nn.Module:
-    """The system that `eval` describes around a detector; without such settings, and for a system, the model itself."""
+    """The system that `eval` describes around a network; without such settings, and for a system, the model itself."""
     if isinstance(model, FasterRCNN) and config.eval.test_time:
         return build_system(config, [model])
+    if isinstance(model, Localizer) and (dense := config.eval.dense) is not None:
+        sizes = [_at_size(config, short, dense.max) for short in dense.short]
+        return DenseLocalizer(model, _both_ways(sizes, dense.flip), dense.voting_iou)
     return model
+
+
+def resizes_itself(model: nn.Module) -> bool:
+    """Whether it takes images as they are read, not as data.eval_transforms make them."""
+    return isinstance(model, (DetectionSystem, DenseLocalizer))
 
 
 def build_system(
@@ -71,8 +79,12 @@ def _views(config: Config) -> list[View]:
     sizes = [_as_transform(build_transforms(config, training=False))]
     if augment is not None and augment.short is not None:
         sizes = [_at_size(config, short, augment.max) for short in augment.short]
-    flips = (False, True) if augment is not None and augment.flip else (False,)
-    return [View(size, flip) for size in sizes for flip in flips]
+    return _both_ways(sizes, augment is not None and augment.flip)
+
+
+def _both_ways(sizes: Sequence[Transform], flip: bool) -> list[View]:
+    """A view at each size, with `flip` followed by its mirror image."""
+    return [View(size, mirrored) for size in sizes for mirrored in ((False, True) if flip else (False,))]
 
 
 def _merging(augment: AugmentSettings, selection: Selection) -> Merging:

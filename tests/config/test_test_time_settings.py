@@ -21,7 +21,7 @@ def test_off_by_default_and_on_in_one_line() -> None:
 
 def test_on_top_of_stored_configurations() -> None:
     stored = config_to_dict(load_config("coco_r50.yaml").config)
-    for name in ("box_refinement", "multi_scale", "augment"):
+    for name in ("box_refinement", "multi_scale", "augment", "dense"):
         del stored["eval"][name]  # as those that were written before there were such settings
     config = config_from_dict(stored, "old.pt", ["eval.augment={short: [400, 600], merge: wbf}"])
     assert config.eval.augment is not None and config.eval.augment.flip and config.eval.augment.short == [400, 600]
@@ -40,7 +40,7 @@ def test_on_top_of_stored_configurations() -> None:
         ("eval.augment={short: [800], flip: false}", "there is nothing to merge"),
         (
             "eval.multi_scale={short: [600, 1000, 200], max: 500}",
-            "eval.multi_scale.max: got 500, expected at least 600",
+            "max: got 500, expected at least 600",
         ),
         ("eval.augment.merge=wbp", "expected one of nms, soft_nms or wbf"),
     ],
@@ -55,3 +55,35 @@ def test_mistakes_are_named(override: str, message: str) -> None:
 def test_classifiers_refuse_them(key: str) -> None:
     with pytest.raises(ConfigError, match=f"eval.{key}: got settings, expected null: it is for detectors"):
         load_config("imagenet_r50.yaml", [f"eval.{key}={{}}"])
+
+
+def test_dense_testing_of_localizers() -> None:
+    config = load_config("tiny_imagenet_loc.yaml", ["eval.dense={}"]).config
+    assert config.eval.dense is not None and config.eval.dense.model_dump() == {
+        "short": [224, 256, 384, 480, 640], "max": 2000, "flip": True, "voting_iou": 0.5,
+    }  # fmt: skip
+    assert (
+        load_config("tiny_imagenet_loc.yaml", ["eval.dense={short: [64], flip: false}"]).config.eval.dense is not None
+    )
+    assert load_config("tiny_imagenet_loc.yaml").config.eval.test_time == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("tiny_imagenet_loc", "eval.dense.short=[64, 64]", "eval.dense.short: got [64, 64], expected each size once"),
+        ("tiny_imagenet_loc", "eval.dense.short=[]", "eval.dense.short"),
+        ("tiny_imagenet_loc", "eval.dense.sizes=[64]", "eval.dense.sizes"),
+        (
+            "tiny_imagenet_loc",
+            "eval.augment={}",
+            "expected null: it is for detectors; several views of a localizer are eval.dense",
+        ),
+        ("coco_r50", "eval.dense={}", "it is for localizers; several views of a detector are eval.augment"),
+        ("imagenet_r50", "eval.dense={}", "it is for localizers; several views of a classifier are eval.protocol"),
+    ],
+)
+def test_dense_mistakes_are_named(name: str, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(f"{name}.yaml", [override])
+    assert message in str(caught.value)

@@ -31,11 +31,13 @@ class Trunk(nn.Module):
 
 
 class Float(nn.Module):
+    size_divisibility = 8
+
     def forward(self, images: ImageBatch) -> Tensor:
         return images.pixels.float() / 255
 
 
-def _localizer(num_classes: int = CLASSES, **settings: object) -> Localizer:
+def make_localizer(num_classes: int = CLASSES, **settings: object) -> Localizer:
     anchors = AnchorGenerator([SIZES], RATIOS)
     made = Localizer(Float(), Trunk(), anchors, num_classes, channels=6, **settings)  # type: ignore[arg-type]
     for layer in (made.head.conv, made.head.cls_logits, made.head.bbox_pred):
@@ -74,7 +76,7 @@ def _decode(deltas: Tensor, anchor: Tensor) -> list[float]:
 
 
 def test_images_without_objects_have_a_class_loss_alone() -> None:
-    model, images = _localizer(batch_size=4), _images((32, 40), (32, 40))
+    model, images = make_localizer(batch_size=4), _images((32, 40), (32, 40))
     for truth in (_truth(([], []), ([], [])), GroundTruth.from_lists([NO_BOXES] * 2, [NO_LABELS] * 2)):
         losses = model.train()(images, truth)
         assert losses["loss_loc_box"] == 0 and losses["loss_loc_class"] > 0
@@ -83,7 +85,7 @@ def test_images_without_objects_have_a_class_loss_alone() -> None:
 
 
 def test_losses_against_a_loop() -> None:
-    model, images = _localizer(batch_size=6, box_loss_weight=2.0, positive_iou=0.5), _images((32, 48), (32, 48))
+    model, images = make_localizer(batch_size=6, box_loss_weight=2.0, positive_iou=0.5), _images((32, 48), (32, 48))
     truth = _truth(([[2, 3, 20, 22]], [2]), ([[20, 4, 44, 30], [1, 1, 9, 12]], [1, 1]))
     logits, deltas, anchors = _maps(model, images)
     found = assign(anchors, truth, 0.5, 0.3, low_quality=True)
@@ -129,7 +131,7 @@ def test_a_thousand_regressions_begin_unlikely() -> None:
 
 
 def test_boxes_against_a_loop() -> None:
-    model, images = _localizer(), _images((32, 48), (24, 24))  # the second image is padded
+    model, images = make_localizer(), _images((32, 48), (24, 24))  # the second image is padded
     with torch.no_grad():
         logits, deltas, anchors = _maps(model, images)
     found = model.predict(images)
@@ -161,7 +163,7 @@ def _only(images: ImageBatch, n: int) -> ImageBatch:
 
 
 def test_given_classes_come_in_their_order() -> None:
-    model, images = _localizer(num_boxes=2), _images((32, 32), (32, 32))
+    model, images = make_localizer(num_boxes=2), _images((32, 32), (32, 32))
     best = model.predict(images)
     assert [len(each) for each in best] == [2, 2]
     given = model.predict(images, torch.tensor([[2, 0, 2], [1, 1, 0]]))
@@ -180,8 +182,8 @@ def test_central_crops() -> None:
 
 
 def test_the_boxes_of_a_crop_are_in_the_whole_image() -> None:
-    dense, images = _localizer(), _images((48, 64))
-    cropping = _localizer(test_crop=32)
+    dense, images = make_localizer(), _images((48, 64))
+    cropping = make_localizer(test_crop=32)
     cropping.load_state_dict(dense.state_dict())
     window = ImageBatch.from_images([images.pixels[0, :, 8:40, 16:48]], None, 8)
     inside, found = dense.respond(window), cropping.predict(images)[0]
@@ -193,6 +195,6 @@ def test_the_boxes_of_a_crop_are_in_the_whole_image() -> None:
 
 def test_wrong_settings() -> None:
     with pytest.raises(ValueError, match="at least one class, got num_classes=0"):
-        _localizer(0)
+        make_localizer(0)
     with pytest.raises(ValueError, match="one list of anchor sizes"):
         Localizer(Float(), Trunk(), AnchorGenerator([[8.0], [16.0]]), 2)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ import detres
 from detres import wiring
 from detres.config import load_config
 from detres.config.errors import ConfigError
+from detres.engine.checkpoint import load_checkpoint, save_checkpoint
 from tests.jobs.conftest import Outcome, run_detres
 
+DENSE = "eval.dense={short: [40, 56]}"
 COLORS = {"blue": (40, 60, 220), "red": (220, 40, 30)}
 CONFIG = """\
 model:
@@ -227,6 +230,55 @@ def test_a_classifier_names_classes_of_localizers_only(shop: Shop) -> None:
 def test_a_central_crop_is_a_setting_of_the_test(shop: Shop, tmp_path: Path) -> None:
     done = run_detres("eval", "--weights", shop.best, "--output", tmp_path, "model.test_crop=32")
     assert done.code == 0 and 0 < _metrics(tmp_path)["mean_iou"] < 1, done.err
+
+
+def _found(folder: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads((folder / "detections.json").read_text())
+    return rows
+
+
+def test_dense_testing(shop: Shop, tmp_path: Path) -> None:
+    """Off changes nothing; one size that is the image's own is the whole image; several are written down."""
+    one_size = ("eval.dense={short: [48], flip: false}", "model.test_crop=32")
+    runs = {"plain": (), "off": ("eval.dense=false",), "one": one_size, "several": (DENSE,)}
+    for name, settings in runs.items():
+        done = run_detres("eval", "--weights", shop.best, "--output", tmp_path / name, *settings)
+        assert done.code == 0, done.err
+    assert (tmp_path / "off" / "detections.json").read_bytes() == (tmp_path / "plain" / "detections.json").read_bytes()
+    plain, one, several = (_found(tmp_path / name) for name in ("plain", "one", "several"))
+    assert len(plain) == len(one) == len(several) == 20 and several != plain
+    for expected, found in zip(plain, one, strict=True):
+        assert (expected["image_id"], expected["category_id"]) == (found["image_id"], found["category_id"])
+        assert found["score"] == pytest.approx(expected["score"], abs=1e-4)
+        assert found["bbox"] == pytest.approx(expected["bbox"], abs=0.01)
+    views = json.loads((tmp_path / "several" / "results.json").read_text())["test_time"]
+    assert views == {"dense": {"short": [40, 56], "max": 2000, "flip": True, "voting_iou": 0.5}}
+    named, named_by = tmp_path / "named", f"eval.classifier={shop.runs}/colors/best.pt"
+    done = run_detres("eval", "--weights", shop.best, "--output", named, DENSE, named_by)
+    assert done.code == 0, done.err
+    assert _metrics(named)["mean_iou"] == pytest.approx(_metrics(tmp_path / "several")["mean_iou"])
+
+
+def test_dense_prediction(shop: Shop, tmp_path: Path) -> None:
+    """What eval finds densely, predict and the Python interface find, by overrides and from the checkpoint."""
+    done = run_detres("eval", "--weights", shop.best, "--output", tmp_path / "eval", DENSE, "eval.batch_size=1")
+    assert done.code == 0, done.err
+    row = _found(tmp_path / "eval")[0]
+    (x, y, width, height), file = row["bbox"], shop.folder / "squares" / "images" / row["image_id"]
+    done = run_detres("predict", "--weights", shop.best, file, DENSE, "--output", tmp_path / "predict")
+    assert done.code == 0, done.err
+    best = json.loads((tmp_path / "predict" / "detections.json").read_text())["images"][0]["detections"][0]
+    assert best["score"] == pytest.approx(row["score"], abs=1e-5)
+    assert best["box_xyxy"] == pytest.approx([x, y, x + width, y + height], abs=1e-2)
+    localizer = detres.load(shop.best, "cpu", overrides=[DENSE])
+    assert isinstance(localizer, detres.ImageLocalizer)
+    found, given = localizer.predict(file), localizer.predict([file] * 2, classes=[best["name"]], batch_size=2)[1]
+    for each in (found, given):
+        assert each.boxes_xyxy[0].tolist() == pytest.approx(best["box_xyxy"], abs=1e-2)
+    state = load_checkpoint(shop.best)
+    state["config"]["eval"]["dense"] = {"short": [40, 56]}
+    save_checkpoint(tmp_path / "dense.pt", state)
+    assert torch.equal(detres.load(tmp_path / "dense.pt", "cpu").predict(file).boxes_xyxy, found.boxes_xyxy)
 
 
 def test_architecture(shop: Shop) -> None:
