@@ -49,7 +49,7 @@ def test_every_shipped_configuration_builds(name: str) -> None:
         assert [spec.stride for spec in specs.values()] == [4, 8, 16, 32, 64][: len(specs)]
         assert {spec.channels for spec in specs.values()} == {config.model.neck.channels}
     elif isinstance(config.model.roi_heads.box_head, Conv5Settings):
-        assert specs == {"c4": FeatureSpec(256 if "r18" in name else 1024, 16)}
+        assert specs == {"c4": FeatureSpec(256 if getattr(config.model.backbone, "depth", 0) == 18 else 1024, 16)}
         assert isinstance(model.roi_heads.box_head, Conv5Head)
         assert not any(key.startswith("backbone.layer4") for key in model.state_dict())
     elif "vgg16" in name:
