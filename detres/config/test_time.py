@@ -25,16 +25,17 @@ class BoxRefinementSettings(Settings):
 class MultiScaleSettings(Settings):
     """Shorter sides of an image pyramid; each region is seen at the two where its area is nearest region_size^2.
 
-    Proposals are made at the size of data.eval_transforms.
+    Proposals are made at the size of data.eval_transforms. The paper's are 200, 400, 600, 800, 1000 and 224 around a
+    shorter side of 600; by default both are in that proportion to the shorter side of data.eval_transforms.
     """
 
-    short: Annotated[list[PositiveInt], Field(min_length=2)] = [200, 400, 600, 800, 1000]
+    short: Annotated[list[PositiveInt], Field(min_length=2)] | None = None  # null: the paper's, in proportion
     max: PositiveInt | None = LONGEST  # bound of the longer side; null: none
-    region_size: PositiveFloat = 224.0
+    region_size: PositiveFloat | None = None  # null: the paper's, in proportion
 
     def _mistakes(self) -> Iterator[tuple[str, str]]:
-        yield from _repeated(self.short)
-        if self.max is not None and self.max < sorted(self.short)[1]:
+        yield from _repeated(self.short or [])
+        if self.short and self.max is not None and self.max < sorted(self.short)[1]:
             text = f"got {self.max}, expected at least {sorted(self.short)[1]}, a shorter side: it makes all sizes one"
             yield "max", text
 

@@ -168,8 +168,8 @@ class TrainSettings(Settings):
 
     def _auto_mistakes(self) -> Iterator[tuple[str, str]]:
         if self.reference_batch_size is None:
-            text = "got auto without reference_batch_size, expected that too: the batch that lr, warm-up and steps "
-            yield "batch_size", f"{text}were chosen for, which auto keeps on every machine; or else a number"
+            text = "got auto without reference_batch_size, expected that too (train.reference_batch_size=16, say)"
+            yield "batch_size", f"{text}: the batch that lr, warm-up and steps were chosen for, which auto keeps"
         if self.accumulate != 1:
             yield "accumulate", f"got {self.accumulate} with batch_size auto, expected 1: auto chooses it"
 

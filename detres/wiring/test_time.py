@@ -17,6 +17,7 @@ from detres.detector.test_time import DenseLocalizer, DetectionSystem, Merging, 
 from detres.wiring.datasets import build_transforms
 
 _WBF_IOU = 0.55  # that of the paper
+_PAPERS_SHORT, _PAPERS_PYRAMID, _PAPERS_REGION = 600, (200, 400, 600, 800, 1000), 224  # He et al., 2016, appendix B
 _RESIZES = (data_settings.ResizeShortest, data_settings.ResizeFixed)
 
 
@@ -47,8 +48,11 @@ def build_system(
     selection = _selection(config)
     scales: dict[str, Any] = {}
     if pyramid is not None:
-        sizes = [_at_size(config, short, pyramid.max) for short in pyramid.short]
-        scales = {"pyramid": sizes, "region_size": pyramid.region_size}
+        usual = _usual_short(config) / _PAPERS_SHORT
+        sides = pyramid.short or [round(usual * short) for short in _PAPERS_PYRAMID]
+        sizes = [_at_size(config, short, pyramid.max) for short in sides]
+        region_size = usual * _PAPERS_REGION if pyramid.region_size is None else pyramid.region_size
+        scales = {"pyramid": sizes, "region_size": region_size}
     return DetectionSystem(
         models,
         _views(config),
@@ -91,6 +95,14 @@ def _merging(augment: AugmentSettings, selection: Selection) -> Merging:
     usual = _WBF_IOU if augment.merge == "wbf" else selection.nms_iou
     iou = usual if augment.iou is None else augment.iou
     return Merging(augment.merge, iou, selection.score_threshold, selection.detections_per_image)
+
+
+def _usual_short(config: Config) -> float:
+    """The shorter side that data.eval_transforms resize to; the paper's where they do not."""
+    step = next((step for step in config.data.eval_transforms if isinstance(step, _RESIZES)), None)
+    if isinstance(step, data_settings.ResizeShortest):
+        return step.short[0]
+    return _PAPERS_SHORT if step is None else min(step.height, step.width)
 
 
 def _at_size(config: Config, short: int, longest: int | None) -> Transform:

@@ -36,6 +36,17 @@ def test_box_refinement_brings_its_own_nms_and_the_vote() -> None:
     assert (without.nms_iou, without.voting_iou) == (0.6, None), "without refinement the heads' own"
 
 
+def test_by_default_the_papers_pyramid_in_proportion() -> None:
+    for name, sides, region_size in (
+        ("paper/voc_r50_c4.yaml", [200, 400, 600, 800, 1000], 224.0),
+        ("bccd.yaml", [96, 192, 288, 384, 480], 224 * 288 / 600),
+    ):
+        system = wiring.with_test_time(build("fpn"), load_config(name, ["eval.multi_scale={}"]).config)
+        assert isinstance(system, DetectionSystem)
+        assert [scale(torch.zeros(3, 30, 30, dtype=torch.uint8)).shape[1] for scale in system.pyramid] == sides
+        assert system.region_size == pytest.approx(region_size)
+
+
 def test_a_pyramid_at_the_sizes_of_multi_scale() -> None:
     system = system_of("eval.multi_scale={short: [20, 40, 60], max: 100, region_size: 50}")
     assert [tuple(scale(IMAGE).shape[1:]) for scale in system.pyramid] == [(20, 40), (40, 80), (50, 100)]
