@@ -114,7 +114,8 @@ class ClassLocator:
 
     def _finding(self, found: Detections, image: np.ndarray) -> Finding:
         shown = found if self._classes is not None else found[:1]
-        return Finding({"detections": _box_rows(found)}, int(bool(len(found))), shown.draw(image, score_threshold=0.0))
+        picture = shown.draw(image, score_threshold=0.0, enlarge=True)
+        return Finding({"detections": _box_rows(found)}, int(bool(len(found))), picture)
 
     def describe(self, num_found: int, num_images: int) -> str:
         """One line for a person."""

@@ -69,8 +69,8 @@ class Detections:
             rows.append({"image_id": image_id, "category_id": category, "bbox": bbox, "score": score})
         return rows
 
-    def draw(self, image: Any = None, score_threshold: float = 0.5) -> Any:
-        """A PIL picture of the image with labelled boxes; small ones are enlarged by a whole number.
+    def draw(self, image: Any = None, score_threshold: float = 0.5, *, enlarge: bool = False) -> Any:
+        """A PIL picture of the image with labelled boxes; `enlarge`: small ones by a whole number, for room for names.
 
         `image`: (3, H, W) uint8 tensor, (H, W, 3) uint8 array or PIL image; default: the one that was kept.
         Raises ValueError when there is none.
@@ -84,7 +84,7 @@ class Detections:
                 "or get them from Detector.predict, which keeps it"
             )
         shown = self[self.scores >= score_threshold]
-        picture, factor = enlarged(picture)
+        picture, factor = enlarged(picture) if enlarge else (picture, 1)
         return draw_boxes(
             picture, factor * shown.boxes_xyxy, shown.names(), shown.scores.tolist(), shown.labels.tolist()
         )

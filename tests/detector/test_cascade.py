@@ -192,7 +192,7 @@ def test_regions_pushed_out_of_the_image_teach_the_later_stages_nothing() -> Non
     images, regions = ImageBatch.from_images([torch.zeros(3, 64, 64)]), torch.tensor([[[5.0, 7, 30, 42]]])
     losses = heads.losses(images, {"c4": torch.randn(1, 1, 4, 4)}, proposals_of(regions), targets)
     assert losses["loss_classifier_1"] > 0 and losses["loss_box_1"] > 0
-    assert [float(losses[name]) for name in NAMES[2:]] == [0.0] * 4
+    assert [losses[name].item() for name in NAMES[2:]] == [0.0] * 4
 
 
 def test_a_box_without_a_finite_place_stays() -> None:

@@ -84,7 +84,8 @@ def test_mismatches_and_other_kinds_are_refused():
 
 def test_small_images_are_enlarged_with_their_boxes() -> None:
     found = Detections(torch.tensor([[8.0, 4, 16, 12]]), torch.ones(1), torch.zeros(1, dtype=torch.int64), ("a",))
-    picture = found.draw(np.zeros((32, 64, 3), np.uint8))
+    assert found.draw(np.zeros((32, 64, 3), np.uint8)).size == (64, 32), "only where it is asked for"
+    picture = found.draw(np.zeros((32, 64, 3), np.uint8), enlarge=True)
     assert picture.size == (192, 96), "three times as large: 160 pixels at least"
     assert np.asarray(picture)[36 - 1, 24:48].any() and not np.asarray(picture)[36:].any()
 
@@ -98,8 +99,8 @@ def test_captions_tell_the_words_of_imagenets_classes() -> None:
 
 def test_detections_draw():
     found = Detections(torch.cat([BOX, BOX + 20]), torch.tensor([0.9, 0.2]), torch.tensor([0, 1]), ("a", "b"))
-    picture = np.asarray(found.draw(np.zeros((90, 160, 3), np.uint8)))
+    picture = np.asarray(found.draw(np.zeros((90, 120, 3), np.uint8)))
     assert not picture[80:].any(), "a score below the threshold is not drawn"
-    assert np.asarray(found.draw(np.zeros((100, 160, 3), np.uint8), score_threshold=0.1))[80:].any()
+    assert np.asarray(found.draw(np.zeros((100, 120, 3), np.uint8), score_threshold=0.1))[80:].any()
     with pytest.raises(ValueError, match="carry no image"):
         found.draw()
