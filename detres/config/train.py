@@ -128,15 +128,19 @@ class EarlyStopping(Settings):
 class TrainSettings(Settings):
     """The training run. `steps` or `epochs`, not both; milestones count in the same unit."""
 
-    # Images per step, all accumulation steps together. auto: reference_batch_size, in as few parts as memory allows,
-    # so that a configuration trains alike on any machine (norms over batches see the parts, though). On a GPU real
-    # steps on the largest images that the transforms make are tried, and may take nine tenths of its free memory. On a
-    # CPU the tensors of steps with two and three such images are counted, and a part may need half of the free memory.
-    # The numbers found stand in the run's configuration and are kept by --resume.
+    # Images per step, all accumulation steps and processes together. auto: reference_batch_size, in as few parts as
+    # memory allows, so that a configuration trains alike on any machine (norms over batches see the parts, though). On
+    # a GPU real steps on the largest images that the transforms make are tried, and may take nine tenths of its free
+    # memory. On a CPU the tensors of steps with two and three such images are counted, and a part may need half of the
+    # free memory. The numbers found stand in the run's configuration and are kept by --resume.
     batch_size: PositiveIntOrAuto
     reference_batch_size: PositiveInt | None = None  # lr, warm-up and steps are for this batch and scaled to the real
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
     accumulate: PositiveInt = 1  # a batch is processed in this many parts; batch_size auto chooses it
+    # With several processes (torchrun) each computes its share of every part. whole: the shares are padded alike and
+    # their losses normalised as one, so that the number of processes changes nothing. parts: each pads and normalises
+    # for itself, as torchvision and detectron2 do; then N processes equal one with N times the accumulate.
+    across_processes: Literal["whole", "parts"] = "whole"
     steps: PositiveInt | None = None
     epochs: PositiveFloat | None = None
     optimizer: Annotated[SGDSettings | AdamWSettings, ByType()]

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
@@ -74,6 +75,13 @@ class EvalLoader:
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    def share(self, rank: int, world_size: int) -> tuple["EvalLoader", int]:
+        """The batches of one of `world_size` processes, in order, and the place of their first image in the set."""
+        first, end = (len(self._batches) * r // world_size for r in (rank, rank + 1))
+        part = copy(self)
+        part._batches = self._batches[first:end]
+        return part, sum(map(len, self._batches[:first]))
 
     def __iter__(self) -> Iterator[Batch]:
         # New workers every time: forking is quick, and idle ones would hold memory through the training between.

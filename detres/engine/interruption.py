@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -55,10 +55,13 @@ class Interruption:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._previous = {}
 
-    def check(self) -> None:
-        """Raise Interrupted if a signal has come."""
-        if self._noted is not None:
-            raise Interrupted(self._noted)
+    def check(self, agree: Callable[[int], int] = int) -> None:
+        """Raise Interrupted if a signal has come.
+
+        `agree` may ask other processes: it gets the number of the signal, or 0, and returns that of them all.
+        """
+        if noted := agree(self._noted or 0):
+            raise Interrupted(noted)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

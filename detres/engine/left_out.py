@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 
 from detres.engine.records import Progress
-from detres.structures import Batch
+from detres.structures import BatchNote
 
 _SKIPS_SHOWN = 5
 
 
-def count_left_out(batches: Sequence[Batch], progress: Progress, message: Callable[[str], None]) -> None:
+def count_left_out(batches: Sequence[BatchNote], progress: Progress, message: Callable[[str], None]) -> None:
     """Add the skipped images and dropped boxes of `batches` to `progress`; the first ones are told to `message`."""
     for text in (text for batch in batches for text in batch.skipped):
         progress.skipped_images += 1

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detres.structures import Batch
+from detres.structures import Batch, BatchNote
 
 _FILES_NAMED = 8
 
@@ -29,6 +29,8 @@ def total_loss(values: Mapping[str, Tensor]) -> Tensor:
 
 class NonFiniteLoss(ArithmeticError):
     """A loss or its gradient became NaN or infinite; the message names step, terms and images."""
+
+    is_everywhere = True  # with several processes all of them raise it, and one message is enough
 
 
 @dataclass
@@ -56,7 +58,12 @@ class LossMonitor:
         """The values of the last step of which the means were taken."""
 
     def add(
-        self, step: int, lr: float, batches: Sequence[Batch], losses: Sequence[Mapping[str, Tensor]], grad_norm: Tensor
+        self,
+        step: int,
+        lr: float,
+        batches: Sequence[Batch | BatchNote],
+        losses: Sequence[Mapping[str, Tensor]],
+        grad_norm: Tensor,
     ) -> None:
         """Note the step: its batches (one per part), the loss terms of each, and the norm of the gradient."""
         values = [term.detach().float() for part in losses for term in part.values()] + [grad_norm.float()]

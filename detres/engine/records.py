@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from detres.engine.precision import PrecisionName
 from detres.structures import Batch
@@ -48,6 +48,7 @@ class TrainerSettings:
     best_metric: str = "AP"
     early_stopping: int | None = None
     seed: int = 0
+    across_processes: Literal["whole", "parts"] = "whole"
 
     def evaluates_at(self, step: int, steps_per_epoch: float) -> bool:
         """Whether an evaluation is due after `step` steps."""

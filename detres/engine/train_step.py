@@ -1,16 +1,21 @@
 """One training step: the gradient of a batch, part by part, and the update that it makes."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from detres.engine.distributed import interleave, pad_alike
 from detres.engine.loss_monitor import total_loss
 from detres.engine.precision import Precision
 from detres.engine.records import TrainerSettings
 from detres.structures import Batch
+from detres.structures.processes import ALONE, Processes, one_batch
 from detres.structures.random import derive_seed
 
 
@@ -18,10 +23,17 @@ class TrainStep:
     """`gradients` of the parts of a batch, then `update`; whoever trains looks at the losses in between.
 
     `model(images, targets)` returns named values; those named loss... are minimised. The model moves to `device`.
+    With several `processes` each computes its share of the batch, and all make the same update.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, settings: TrainerSettings, device: torch.device | str = "cpu"
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        settings: TrainerSettings,
+        device: torch.device | str = "cpu",
+        *,
+        processes: Processes = ALONE,
     ) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device)
@@ -29,31 +41,73 @@ class TrainStep:
             self.model.to(memory_format=torch.channels_last)
         self.optimizer, self.settings = optimizer, settings
         self.precision = Precision(settings.precision, self.device)
-        self._forward: Callable[..., dict[str, Tensor]] = torch.compile(model) if settings.compile else model
+        self.processes = processes
+        self._shared = None
+        if processes.world_size > 1:  # from here on all have the weights and buffers of the main process
+            self._shared = DistributedDataParallel(model, broadcast_buffers=False)
+        whole = model if self._shared is None else self._shared
+        self._forward: Callable[..., dict[str, Tensor]] = torch.compile(whole) if settings.compile else whole
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def gradients(self, number: int, batches: Sequence[Batch]) -> tuple[list[dict[str, Tensor]], Tensor]:
-        """Compute the gradient of step `number` (from 1): the mean over its parts `batches`.
+        """Compute the gradient of step `number` (from 1): the mean over its parts, of which these are `batches`.
 
-        Returns the values of the model for each part, and the norm () of the gradient before clipping.
+        Returns the values of the model for each part, those of other processes included, in the order of the step's
+        images, and the norm () of the gradient before clipping.
         """
-        torch.manual_seed(derive_seed(self.settings.seed, number))  # dropout: keyed, so a resumed run repeats it
-        losses = []
-        for batch in batches:
-            on_device = self._to_device(batch)
-            with self.precision.autocast():
-                losses.append(self._forward(on_device.images, on_device.targets))
-                total = total_loss(losses[-1])
-            if len(losses) == 1:  # not sooner: the new gradients take the old ones' memory, still warm
-                self.optimizer.zero_grad(set_to_none=True)
-            self.precision.scaler.scale(total / len(batches)).backward()
+        rank = self.processes.rank
+        # dropout: keyed, so a resumed run repeats it
+        torch.manual_seed(derive_seed(self.settings.seed, number, *([rank] if rank else [])))
+        losses: list[dict[str, Tensor]] = []
+        whole = self.settings.across_processes == "whole"
+        with one_batch(self.processes if whole else ALONE):
+            for batch in pad_alike(self.processes, batches) if whole else batches:
+                with self._sums_up(is_last=len(losses) == len(batches) - 1):
+                    losses.append(self._backward(batch, len(batches), is_first=not losses))
+        self._average_statistics()
         self.precision.scaler.unscale_(self.optimizer)
-        return losses, self._clip_gradients()
+        return self._of_all(losses), self._clip_gradients()
+
+    def _backward(self, batch: Batch, num_parts: int, is_first: bool) -> dict[str, Tensor]:
+        """Add the gradient of one part of `num_parts`; returns the values of the model."""
+        on_device = self._to_device(batch)
+        with self.precision.autocast():
+            values = self._forward(on_device.images, on_device.targets)
+            total = total_loss(values)
+        if is_first:  # not sooner: the new gradients take the old ones' memory, still warm
+            self.optimizer.zero_grad(set_to_none=True)
+        self.precision.scaler.scale(total / num_parts).backward()
+        return values
 
     def update(self) -> None:
         """Change the weights by the gradients computed last."""
         self.precision.scaler.step(self.optimizer)
         self.precision.scaler.update()
+
+    def _sums_up(self, is_last: bool) -> AbstractContextManager[None]:
+        """The processes' gradients meet once a step, in the backward pass of its last part."""
+        return nullcontext() if self._shared is None or is_last else self._shared.no_sync()
+
+    def _of_all(self, losses: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """The values of all processes' parts; so they log the same, and stop together when one is not finite."""
+        if self.processes.world_size == 1:
+            return losses
+        own = torch.stack([torch.stack([value.detach().float() for value in part.values()]) for part in losses])
+        by_rank = self.processes.stack(own)
+        return [dict(zip(losses[0], part, strict=True)) for part in interleave([list(parts) for parts in by_rank])]
+
+    @torch.no_grad()
+    def _average_statistics(self) -> None:
+        """Give all processes the mean of the running statistics of norms that see their own share alone."""
+        if self.processes.world_size == 1:
+            return
+        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm) and module.training]
+        own = [norm for norm in norms if not isinstance(norm, nn.SyncBatchNorm)]
+        buffers = [buffer for norm in own for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
+        if buffers:
+            mean = self.processes.sum(torch.cat(buffers)) / self.processes.world_size
+            for buffer, value in zip(buffers, mean.split([len(buffer) for buffer in buffers]), strict=True):
+                buffer.copy_(value)
 
     def _to_device(self, batch: Batch) -> Batch:
         batch = batch.to(self.device)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from detres.engine.checkpoint import check_plain, load_checkpoint, load_model_state, require_same_classes
+from detres.engine.distributed import all_succeed, interleave
 from detres.engine.ema import WeightAverage
 from detres.engine.interruption import Interrupted, Interruption
 from detres.engine.left_out import count_left_out, describe_left_out
@@ -24,7 +25,8 @@ from detres.engine.run_directory import RunDirectory
 from detres.engine.schedule import Schedule
 from detres.engine.speed import SpeedMeter
 from detres.engine.train_step import TrainStep
-from detres.structures import Batch
+from detres.structures import Batch, BatchNote
+from detres.structures.processes import ALONE, Processes
 
 
 class Trainer:
@@ -33,6 +35,7 @@ class Trainer:
     `header` goes into every checkpoint: kind, config, class_names. `evaluate(model)` returns metrics,
     `validation_loss(model)` losses; both get the averaged weights where there are any.
     Only tensors of the current step live on the device; nothing but logging waits for it.
+    With several `processes` all run this loop, each on its share of the batches; `run` must write in the main one only.
     """
 
     def __init__(
@@ -49,8 +52,10 @@ class Trainer:
         evaluate: Callable[[nn.Module], Mapping[str, float | None]] | None = None,
         validation_loss: Callable[[nn.Module], Mapping[str, float | None]] | None = None,
         reporter: Reporter | None = None,
+        processes: Processes = ALONE,
     ) -> None:
-        self.step = TrainStep(model, optimizer, settings, device)
+        self.processes = processes
+        self.step = TrainStep(model, optimizer, settings, device, processes=processes)
         self.model, self.device, self.precision = self.step.model, self.step.device, self.step.precision
         self.optimizer, self.schedule, self.loader, self.run_directory = optimizer, schedule, loader, run
         self.settings, self.header = settings, dict(header)
@@ -82,19 +87,19 @@ class Trainer:
                 started = time.perf_counter()
                 step = progress.step + 1
                 lr = self._set_learning_rate(progress.step)
-                batches = self._next_batches(stream)
+                batches, notes = self._next_batches(stream)
                 loaded = time.perf_counter()
                 losses, grad_norm = self.step.gradients(step, batches)
-                self._monitor.add(step, lr, batches, losses, grad_norm)
+                self._monitor.add(step, lr, notes, losses, grad_norm)
                 if self.device.type == "cpu":  # elsewhere looking would stall the device: at the next log
                     self._monitor.check()
                 self.step.update()
                 if self.ema is not None:
                     self.ema.update(self.model, step)
-                self._count(batches, time.perf_counter() - started, loaded - started)
+                self._count(notes, time.perf_counter() - started, loaded - started)
                 if step == 1 or step % self.settings.log_every == 0 or step == self.settings.steps:
                     self._log(lr)
-                self._interruption.check()
+                self._interruption.check(lambda noted: max(self.processes.gather(noted)))
                 self._evaluate_and_save_if_due()
         for line in describe_left_out(progress):
             self.reporter.message(line)
@@ -106,10 +111,10 @@ class Trainer:
         Raises CheckpointError or ValueError when that checkpoint is damaged or does not fit.
         """
         path = self.run_directory.last
-        if not path.exists():
+        state = self.processes.from_main(self._read_last)
+        if state is None:
             self.reporter.message(f"no checkpoint in {self.run_directory.path} yet: starting from step 0")
             return 0
-        state = load_checkpoint(path, kind=self.header["kind"])
         require_same_classes(state, self.header, path)
         load_model_state(self.model, state["model"], path)
         if self.ema is not None:
@@ -125,6 +130,10 @@ class Trainer:
         self._saved = replace(self.progress)
         self.reporter.message(f"resumed from {path} at step {self.progress.step}")
         return self.progress.step
+
+    def _read_last(self) -> dict[str, Any] | None:
+        path = self.run_directory.last
+        return load_checkpoint(path, kind=self.header["kind"]) if path.exists() else None
 
     @contextmanager
     def _session(self) -> Iterator[Iterator[Batch]]:
@@ -147,22 +156,30 @@ class Trainer:
                 stopped.checkpoint = self._save()
                 raise
 
-    def _next_batches(self, stream: Iterator[Batch]) -> list[Batch]:
-        """All parts of a step, read before the first is used, so that a failing loader leaves a whole state to save."""
+    def _next_batches(self, stream: Iterator[Batch]) -> tuple[list[Batch], list[BatchNote]]:
+        """All parts of a step, read before the first is used, so that a failing loader leaves a whole state to save.
+
+        The notes are on the parts of all processes, in the order of the step's images.
+        """
         try:
-            batches = list(islice(stream, self.settings.accumulate))
+            batches, told = all_succeed(
+                self.processes,
+                lambda: list(islice(stream, self.settings.accumulate)),
+                lambda read: [batch.note() for batch in read],
+            )
         except Exception:
             self._save()
             raise
         assert len(batches) == self.settings.accumulate, "the loader's stream must not end"
-        count_left_out(batches, self.progress, self.reporter.message)
-        return batches
+        notes = interleave(told)
+        count_left_out(notes, self.progress, self.reporter.message)
+        return batches, notes
 
     def _set_learning_rate(self, step: int) -> float:
         """Set every group's rate for the update after `step` steps; returns that of the first group."""
         return set_learning_rate(self.optimizer, self.schedule(step))
 
-    def _count(self, batches: list[Batch], seconds: float, loading_seconds: float) -> None:
+    def _count(self, batches: list[BatchNote], seconds: float, loading_seconds: float) -> None:
         images = sum(len(batch) for batch in batches)
         self.progress.step += 1
         self.progress.samples += images

@@ -82,6 +82,7 @@ def trainer_settings(config: Config, steps: int) -> TrainerSettings:
         best_metric=config.best_metric,
         early_stopping=None if settings.early_stopping is None else settings.early_stopping.patience,
         seed=config.seed,
+        across_processes=settings.across_processes,
     )
 
 
