@@ -12,6 +12,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
+import torch._dynamo  # what the forks would each import, for seconds
+import torch.utils.tensorboard
 
 from detres.engine.distributed import join_processes
 from detres.structures.processes import Processes

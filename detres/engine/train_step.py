@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,11 @@ from detres.engine.records import TrainerSettings
 from detres.structures import Batch
 from detres.structures.processes import ALONE, Processes, one_batch
 from detres.structures.random import derive_seed
+
+_NAMES = signature(DistributedDataParallel).parameters
+_BUFFERS_STAY: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _NAMES else "broadcast_buffers": False  # the older name
+}
 
 
 class TrainStep:
@@ -43,8 +50,8 @@ class TrainStep:
         self.precision = Precision(settings.precision, self.device)
         self.processes = processes
         self._shared = None
-        if processes.world_size > 1:  # from here on all have the weights and buffers of the main process
-            self._shared = DistributedDataParallel(model, broadcast_buffers=False)
+        if processes.world_size > 1:  # from here on all have the weights of the main process
+            self._shared = DistributedDataParallel(model, **_BUFFERS_STAY)
         whole = model if self._shared is None else self._shared
         self._forward: Callable[..., dict[str, Tensor]] = torch.compile(whole) if settings.compile else whole
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -102,7 +109,7 @@ class TrainStep:
         if self.processes.world_size == 1:
             return
         norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm) and module.training]
-        own = [norm for norm in norms if not isinstance(norm, nn.SyncBatchNorm)]
+        own = [norm for norm in norms if not getattr(norm, "is_synchronised", isinstance(norm, nn.SyncBatchNorm))]
         buffers = [buffer for norm in own for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
         if buffers:
             mean = self.processes.sum(torch.cat(buffers)) / self.processes.world_size

@@ -48,28 +48,36 @@ class FrozenBatchNorm2d(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """Batch normalisation over the batches of all processes (torch.distributed); nn.SyncBatchNorm, on CPUs too.
+class SyncBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation over the batches of all processes (torch.distributed), on CPUs too.
 
-    On a GPU, in one process and in evaluation it is torch's own. On CPUs, which torch's refuses, mean and variance are
-    sums over the processes of what each has, the variance about the common mean, and so are their gradients.
+    On a GPU it computes what nn.SyncBatchNorm does, alone and in evaluation what nn.BatchNorm2d does. On CPUs, which
+    torch refuses, mean and variance are sums over the processes of what each has, the variance about the common mean,
+    and so are their gradients. No nn.SyncBatchNorm itself: DistributedDataParallel would refuse that on CPUs as well.
     """
 
+    process_group = None
+    is_synchronised = True
+
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, ...) -> the same shape, in the dtype of the input."""
-        if x.device.type != "cpu" or not (self.training and _others_compute()):
+        """(N, C, H, W) -> the same shape, in the dtype of the input."""
+        if not (self.training and _others_compute()):
             return super().forward(x)
-        dims = [0, *range(2, x.dim())]
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        values = x.float()
-        sums = _sum_over_processes(torch.cat([values.sum(dims), values.new_tensor([x.numel() // x.shape[1]])]))
+        if x.device.type != "cpu":
+            return nn.SyncBatchNorm.forward(self, x)  # type: ignore[arg-type]
+        values = x if x.dtype == torch.float64 else x.float()
+        sums = _sum_over_processes(torch.cat([values.sum((0, 2, 3)), values.new_tensor([x.numel() // x.shape[1]])]))
         mean, count = sums[:-1] / sums[-1], sums[-1].detach()
-        centred = values - mean.view(shape)
-        variance = _sum_over_processes(centred.square().sum(dims)) / count
+        centred = values - mean[:, None, None]
+        variance = _sum_over_processes(centred.square().sum((0, 2, 3))) / count
         if self.track_running_stats:
             self._collect(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
         scale = torch.rsqrt(variance + self.eps) * self.weight
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+    def _check_non_zero_input_channels(self, x: Tensor) -> None:
+        """What nn.SyncBatchNorm.forward asks of itself."""
+        nn.SyncBatchNorm._check_non_zero_input_channels(self, x)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def _collect(self, mean: Tensor, variance: Tensor) -> None:
