@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -20,14 +20,10 @@ from tests.together import free_port
 pytestmark = pytest.mark.slow
 
 _ROOT = Path(__file__).parents[2]
-_LIMIT = 240.0  # seconds for a whole torchrun
+_LIMIT = 600.0  # seconds for a whole torchrun, on a machine that has other work too
 _SETTINGS = [
-    "train.steps=8",
-    "model.backbone.norm=sync_batch",
-    "model.backbone.weights=null",
-    "train.checkpoint_every=2",
-    "train.eval_every=8",
-    "train.val_loss=false",
+    *("model.backbone.norm=frozen_batch", "model.backbone.weights=null", "train.steps=6", "train.checkpoint_every=2"),
+    *("train.eval_every=6", "train.val_loss=false"),
 ]
 
 
@@ -49,21 +45,13 @@ def _started(
         process = subprocess.Popen(
             command, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
-        workers: set[int] = set()
         try:
             yield process
         finally:
-            workers = _descendants(process.pid)
-            for pid in (*workers, process.pid):
-                _kill(pid)
+            for pid in (process.pid, *_descendants(process.pid)):  # torchrun first: it would start the others again
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             process.wait()
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def _descendants(pid: int) -> set[int]:
@@ -99,28 +87,31 @@ def _wait_for(condition, process: subprocess.Popen[str], log: Path):  # type: ig
     return found
 
 
-def _uninterrupted(workshop: Workshop, folder: Path, log: Path) -> dict[str, torch.Tensor]:
-    with _started(_torchrun(["--standalone", "--nproc-per-node", "2"], workshop, folder), workshop, log) as process:
+@pytest.fixture(scope="module")
+def uninterrupted(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights that two processes end with when nothing happens."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    command, log = _torchrun(["--standalone", "--nproc-per-node", "2"], workshop, folder / "run"), folder / "log"
+    with _started(command, workshop, log) as process:
         assert process.wait(_LIMIT) == 0, log.read_text()
-    return dict(load_checkpoint(folder / "last.pt")["model"])
+    return dict(load_checkpoint(folder / "run" / "last.pt")["model"])
 
 
 def test_a_killed_worker_is_started_again_and_the_run_ends_as_an_uninterrupted_one(
-    workshop: Workshop, tmp_path: Path
+    workshop: Workshop, tmp_path: Path, uninterrupted: dict[str, torch.Tensor]
 ) -> None:
-    expected = _uninterrupted(workshop, tmp_path / "whole", tmp_path / "whole.log")
     run, log = tmp_path / "killed", tmp_path / "killed.log"
     options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
     with _started(_torchrun(options, workshop, run), workshop, log) as process:
-        _wait_for(lambda: (run / "step_00000004.pt").exists(), process, log)
+        _wait_for(lambda: list(run.glob("step_*.pt")), process, log)
         os.kill(_wait_for(lambda: _worker(process.pid, 1), process, log), signal.SIGKILL)
         assert process.wait(_LIMIT) == 0, log.read_text()
     starts = [start["from_step"] for start in json.loads((run / "environment.json").read_text())]
-    assert starts[0] == 0 and len(starts) == 2 and starts[1] >= 4, log.read_text()
+    assert starts[0] == 0 and len(starts) == 2 and starts[1] >= 2, log.read_text()
     found = load_checkpoint(run / "last.pt")["model"]
-    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    assert all(torch.equal(tensor, found[name]) for name, tensor in uninterrupted.items())
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [step for step in dict.fromkeys(steps)] == list(range(1, 9))
+    assert list(dict.fromkeys(steps)) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_folder_that_was_refused_stays_refused_when_torchrun_tries_again(workshop: Workshop, tmp_path: Path) -> None:
@@ -168,7 +159,7 @@ def _two_hosts(names: tuple[str, str], addresses: tuple[str, str]) -> Iterator[N
                 break
 
 
-def test_two_hosts_train_together(workshop: Workshop, tmp_path: Path) -> None:
+def test_two_hosts_train_together(workshop: Workshop, tmp_path: Path, uninterrupted: dict[str, torch.Tensor]) -> None:
     names = (f"detres{os.getpid()}a", f"detres{os.getpid()}b")
     addresses = ("10.77.13.1", "10.77.13.2")
     run, port = tmp_path / "hosts", free_port()
@@ -192,6 +183,5 @@ def test_two_hosts_train_together(workshop: Workshop, tmp_path: Path) -> None:
     # rank 0 may be on either host; the other one wrote nothing
     (written,) = [folder for folder in (run, tmp_path / "elsewhere") if folder.exists()]
     assert json.loads((written / "environment.json").read_text())[0]["processes"] == 2
-    expected = _uninterrupted(workshop, tmp_path / "whole", tmp_path / "whole.log")
     found = load_checkpoint(written / "last.pt")["model"]
-    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
+    assert all(torch.equal(tensor, found[name]) for name, tensor in uninterrupted.items())
