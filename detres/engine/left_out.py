@@ -25,6 +25,16 @@ def count_left_out(batches: Sequence[Batch], progress: Progress, message: Callab
     progress.dropped_boxes += dropped
 
 
+def counts_left_out(progress: Progress) -> dict[str, float | None]:
+    """What was left out so far, by its name in the log; only what was."""
+    counts = {
+        "skipped_images": progress.skipped_images,
+        "dropped_boxes": progress.dropped_boxes,
+        "recoveries": len(progress.recovered),
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
 def describe_left_out(progress: Progress) -> list[str]:
     """The totals of a run, one line for each kind; nothing when nothing was left out."""
     lines = []
@@ -32,6 +42,8 @@ def describe_left_out(progress: Progress) -> list[str]:
         lines.append(f"skipped in all: {progress.skipped_images} unreadable images, replaced by others")
     if progress.dropped_boxes:
         lines.append(f"dropped in all: the transforms cut away {_boxes(progress.dropped_boxes)}")
+    if progress.recovered:
+        lines.append(f"given up in all: {len(progress.recovered)} batches whose loss was not finite")
     return lines
 
 

@@ -66,7 +66,7 @@ def _prepare(loaded: LoadedConfig, run: RunDirectory, resume: bool) -> tuple[Tra
     train_set = open_train_set(loaded.config)
     val_set = wiring.build_eval_dataset(loaded.config, train_set.class_names)
     describe_set("val", val_set)
-    continues = resume and run.last.exists()
+    continues = resume and run.restore_last()
     loaded = with_batch_size(loaded, train_set, device, checkpoint=run.last if continues else None)
     config = loaded.config
     model = wiring.build_model(config, len(train_set.class_names))

@@ -190,6 +190,7 @@ def build_train_loader(config: Config, dataset: AnyDataset, *, pin_memory: bool 
         size_divisibility=config.model.pixels.size_divisibility,
         workers=data.workers,
         timeout=data.worker_timeout,
+        restarts=data.worker_restarts,
         pin_memory=pin_memory,
     )
 
