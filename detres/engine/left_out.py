@@ -1,4 +1,4 @@
-"""Counts what the data pipeline leaves out of training, and says so once."""
+"""Counts what a run leaves out or does otherwise than asked, and says so once."""
 
 from collections.abc import Callable, Sequence
 
@@ -26,13 +26,26 @@ def count_left_out(batches: Sequence[Batch], progress: Progress, message: Callab
 
 
 def counts_left_out(progress: Progress) -> dict[str, float | None]:
-    """What was left out so far, by its name in the log; only what was."""
+    """The counts so far, by their names in the log, without those that are zero."""
     counts = {
         "skipped_images": progress.skipped_images,
         "dropped_boxes": progress.dropped_boxes,
         "recoveries": len(progress.recovered),
+        "split_steps": progress.split_steps,
     }
     return {name: count for name, count in counts.items() if count}
+
+
+def count_split(step: int, pieces: int, progress: Progress, message: Callable[[str], None]) -> None:
+    """Add a step to `progress` whose parts were split into `pieces`, if more than one; the first is told of."""
+    if pieces == 1:
+        return
+    progress.split_steps += 1
+    if progress.split_steps == 1:
+        message(
+            f"step {step} did not fit into the memory: its batch was processed in {pieces} times as many parts; more "
+            "such steps are only counted (split_steps in metrics.jsonl). If they are many, raise train.accumulate"
+        )
 
 
 def describe_left_out(progress: Progress) -> list[str]:

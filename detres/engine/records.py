@@ -91,6 +91,7 @@ class Progress:
     evals_without_gain: int = 0
     skipped_images: int = 0
     dropped_boxes: int = 0
+    split_steps: int = 0  # that did not fit into the memory as a whole
     recovered: tuple[int, ...] = ()  # where batches given up for a loss not finite begin, in the stream of samples
 
     def judge(self, metrics: Metrics, best_metric: str) -> bool:

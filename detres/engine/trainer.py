@@ -16,7 +16,7 @@ from detres.engine.checkpoint_writer import CheckpointWriter
 from detres.engine.ema import WeightAverage
 from detres.engine.feed import Feed
 from detres.engine.interruption import Interrupted, Interruption
-from detres.engine.left_out import count_left_out, counts_left_out, describe_left_out
+from detres.engine.left_out import count_left_out, count_split, counts_left_out, describe_left_out
 from detres.engine.loss_monitor import LossMonitor, NonFiniteLoss
 from detres.engine.optimizer import set_learning_rate
 from detres.engine.out_of_memory import StepOutOfMemory
@@ -109,6 +109,7 @@ class Trainer:
         batches = self._next_batches()
         loaded = time.perf_counter()
         losses, grad_norm = self.step.gradients(step, batches)
+        count_split(step, self.step.pieces, self.progress, self.reporter.message)
         self._monitor.add(step, lr, batches, losses, grad_norm, self.progress.samples)
         if self.device.type == "cpu":  # elsewhere looking would stall the device: at the next log
             self._monitor.check()
