@@ -1,4 +1,4 @@
-"""After a loss that is not finite: back to a checkpoint, without the batch, with a lower rate, a limited number of times."""
+"""After a loss that is not finite: back to a checkpoint, without the batch, with a lower rate, some times only."""
 
 import os
 import signal
@@ -134,17 +134,15 @@ def test_it_cannot_go_on_for_ever(make_trainer: Any, tiny_loader: Any, tmp_path:
 
 
 def test_a_damaged_checkpoint_is_passed_over(make_trainer: Any, tiny_loader: Any, tmp_path: Path) -> None:
-    trainer = make_trainer(loader=tiny_loader(poison=9), **RECOVER)
-    log = trainer.reporter.log
+    class Harming(tiny_loader):  # type: ignore[misc]
+        """With the bad batch comes damage to the newest checkpoint."""
 
-    def harm(step: int, values: Any) -> None:
-        log(step, values)
-        if step == 4 and trainer.progress.samples == 8:
-            trainer.reporter.advance = lambda at: None
-            path = tmp_path / "run" / "step_00000004.pt"
-            trainer.model.conv.register_forward_hook(lambda *_: path.exists() and path.write_bytes(b"") and None)
+        def batch(self, start: int) -> Any:
+            if start == 8:
+                (tmp_path / "run" / "step_00000004.pt").write_bytes(b"")
+            return super().batch(start)
 
-    trainer.reporter.log = harm
+    trainer = make_trainer(loader=Harming(poison=9), **RECOVER)
     with pytest.warns(UserWarning, match=r"step_00000004\.pt.*looking for an older one"):
         trainer.run()
     assert any("back to step_00000002.pt" in text for text in trainer.reporter.messages)
