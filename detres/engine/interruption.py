@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
 from types import FrameType
 from typing import Any
 
@@ -68,7 +69,7 @@ class Interruption:
 
     def check_soon(self) -> None:
         """The same, leaving a signal the time to arrive that was sent to other processes too."""
-        threading.Event().wait(_GRACE_SECONDS)
+        sleep(_GRACE_SECONDS)
         self.check()
 
     @contextmanager
