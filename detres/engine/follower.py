@@ -26,7 +26,7 @@ class FollowerDirectory(RunDirectory):
         """Where the main process writes it."""
         return self.path / name
 
-    def start_log(self, after_step: int = 0) -> None:
+    def start_log(self, after_step: int = 0, evaluated_step: int | None = None) -> None:
         """Nothing."""
 
     def log(self, kind: str, step: int, values: Mapping[str, float | int | None]) -> None:
@@ -37,6 +37,13 @@ class FollowerDirectory(RunDirectory):
     ) -> Path:
         """Where the main process writes it."""
         return self.last
+
+    def share_last(self, *, is_best: bool = False, number: int | None = None, keep: int = 1) -> None:
+        """Nothing."""
+
+    def restore_last(self) -> bool:
+        """Nothing: the main process reads what there is."""
+        return False
 
     def discard_if_empty(self) -> None:
         """Nothing."""

@@ -14,11 +14,22 @@ from torch.optim import Optimizer
 
 from detres.engine.distributed import interleave, pad_alike
 from detres.engine.loss_monitor import total_loss
+from detres.engine.out_of_memory import (
+    StepOutOfMemory,
+    buffers_of,
+    describe_shortage,
+    is_out_of_memory,
+    restore_buffers,
+    split_batch,
+    updates_statistics,
+)
 from detres.engine.precision import Precision
 from detres.engine.records import TrainerSettings
 from detres.structures import Batch
 from detres.structures.processes import ALONE, Processes, one_batch
 from detres.structures.random import derive_seed
+
+Losses = dict[str, Tensor]
 
 _NAMES = signature(DistributedDataParallel).parameters
 _BUFFERS_STAY: dict[str, Any] = {
@@ -31,6 +42,7 @@ class TrainStep:
 
     `model(images, targets)` returns named values; those named loss... are minimised. The model moves to `device`.
     With several `processes` each computes its share of the batch, and all make the same update.
+    With settings.split_on_oom, `pieces` tells into how many each part of the last step had to be split (one process).
     """
 
     def __init__(
@@ -42,60 +54,91 @@ class TrainStep:
         *,
         processes: Processes = ALONE,
     ) -> None:
+        assert processes.world_size == 1 or not settings.split_on_oom, "the others would wait for the one that splits"
         self.device = torch.device(device)
         self.model = model.to(self.device)
         if settings.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.optimizer, self.settings = optimizer, settings
         self.precision = Precision(settings.precision, self.device)
+        self.pieces = 1
         self.processes = processes
         self._shared = None
         if processes.world_size > 1:  # from here on all have the weights of the main process
             self._shared = DistributedDataParallel(model, **_BUFFERS_STAY)
         whole = model if self._shared is None else self._shared
-        self._forward: Callable[..., dict[str, Tensor]] = torch.compile(whole) if settings.compile else whole
+        self._forward: Callable[..., Losses] = torch.compile(whole) if settings.compile else whole
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
-    def gradients(self, number: int, batches: Sequence[Batch]) -> tuple[list[dict[str, Tensor]], Tensor]:
+    def gradients(self, number: int, batches: Sequence[Batch]) -> tuple[list[Losses], Tensor]:
         """Compute the gradient of step `number` (from 1): the mean over its parts, of which these are `batches`.
 
         Returns the values of the model for each part, those of other processes included, in the order of the step's
-        images, and the norm () of the gradient before clipping.
+        images, and the norm () of the gradient before clipping. Raises StepOutOfMemory where no smaller part is
+        allowed, or left.
         """
-        rank = self.processes.rank
-        # dropout: keyed, so a resumed run repeats it
-        torch.manual_seed(derive_seed(self.settings.seed, number, *([rank] if rank else [])))
-        losses: list[dict[str, Tensor]] = []
+        buffers = buffers_of(self.model) if self.settings.split_on_oom else []
+        self.pieces = 1
         whole = self.settings.across_processes == "whole"
-        with one_batch(self.processes if whole else ALONE):
-            for batch in pad_alike(self.processes, batches) if whole else batches:
-                with self._sums_up(is_last=len(losses) == len(batches) - 1):
-                    losses.append(self._backward(batch, len(batches), is_first=not losses))
+        batches = pad_alike(self.processes, batches) if whole else batches
+        while True:
+            try:
+                with one_batch(self.processes if whole else ALONE):
+                    losses = self._accumulate(number, batches)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                shortage = str(error)
+            # Here, not in the handler: until that ends, the error's traceback holds the tensors of the step.
+            self._make_room(buffers)
+            largest = max(batches, key=lambda batch: batch.images.pixels.numel())
+            if not self.settings.split_on_oom or self.pieces >= max(map(len, batches)):
+                may_split = not self.settings.split_on_oom
+                message = describe_shortage(number, largest, len(batches), shortage, may_split)
+                raise StepOutOfMemory(message, bool(buffers) or not updates_statistics(self.model))
+            self.pieces *= 2
         self._average_statistics()
         self.precision.scaler.unscale_(self.optimizer)
         return self._of_all(losses), self._clip_gradients()
-
-    def _backward(self, batch: Batch, num_parts: int, is_first: bool) -> dict[str, Tensor]:
-        """Add the gradient of one part of `num_parts`; returns the values of the model."""
-        on_device = self._to_device(batch)
-        with self.precision.autocast():
-            values = self._forward(on_device.images, on_device.targets)
-            total = total_loss(values)
-        if is_first:  # not sooner: the new gradients take the old ones' memory, still warm
-            self.optimizer.zero_grad(set_to_none=True)
-        self.precision.scaler.scale(total / num_parts).backward()
-        return values
 
     def update(self) -> None:
         """Change the weights by the gradients computed last."""
         self.precision.scaler.step(self.optimizer)
         self.precision.scaler.update()
 
+    def _accumulate(self, number: int, batches: Sequence[Batch]) -> list[Losses]:
+        """Add up the gradients of all parts, each in `pieces`; returns the values of each part."""
+        rank = self.processes.rank
+        # dropout: keyed, so a resumed run repeats it
+        torch.manual_seed(derive_seed(self.settings.seed, number, *([rank] if rank else [])))
+        losses: list[Losses] = []
+        for batch in batches:
+            pieces = split_batch(batch, self.pieces) if self.pieces > 1 else [batch]
+            found: list[Losses] = []
+            for piece in pieces:
+                divisor = len(batches) * len(batch) / len(piece)
+                with self._sums_up(is_last=len(losses) == len(batches) - 1):
+                    found.append(self._backward(piece, divisor, is_first=not losses and not found))
+            losses.append(found[0] if len(pieces) == 1 else _mean(found, [len(p) / len(batch) for p in pieces]))
+        return losses
+
+    def _backward(self, batch: Batch, divisor: float, is_first: bool) -> Losses:
+        """Add the gradient of the loss of some images, divided by `divisor`; returns the values of the model."""
+        on_device = self._to_device(batch)
+        with self.precision.autocast():
+            values = self._forward(on_device.images, on_device.targets)
+            total = total_loss(values)
+        if is_first:  # not sooner: the new gradients take the old ones' memory, still warm
+            self.optimizer.zero_grad(set_to_none=True)
+        self.precision.scaler.scale(total / divisor).backward()
+        return values
+
     def _sums_up(self, is_last: bool) -> AbstractContextManager[None]:
         """The processes' gradients meet once a step, in the backward pass of its last part."""
         return nullcontext() if self._shared is None or is_last else self._shared.no_sync()
 
-    def _of_all(self, losses: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    def _of_all(self, losses: list[Losses]) -> list[Losses]:
         """The values of all processes' parts; so they log the same, and stop together when one is not finite."""
         if self.processes.world_size == 1:
             return losses
@@ -116,6 +159,14 @@ class TrainStep:
             for buffer, value in zip(buffers, mean.split([len(buffer) for buffer in buffers]), strict=True):
                 buffer.copy_(value)
 
+    def _make_room(self, buffers: list[Tensor]) -> None:
+        """Drop what a failed attempt left behind."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if buffers:
+            restore_buffers(self.model, buffers)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def _to_device(self, batch: Batch) -> Batch:
         batch = batch.to(self.device)
         if not self.settings.channels_last:
@@ -130,3 +181,9 @@ class TrainStep:
         if self.settings.clip_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self.settings.clip_grad_norm, norm)
         return norm.detach()
+
+
+def _mean(pieces: Sequence[Losses], shares: Sequence[float]) -> Losses:
+    """The mean of each value, weighted by the pieces' shares of the images."""
+    weighted = [{n: v.detach().float() * share for n, v in p.items()} for p, share in zip(pieces, shares, strict=True)]
+    return {name: torch.stack([piece[name] for piece in weighted]).sum() for name in weighted[0]}

@@ -132,7 +132,8 @@ def _memory(config: Config, train_set: wiring.AnyDataset, size_hw: tuple[int, in
 
 def _step(config: Config, num_classes: int, batch: Callable[[int], Batch], device: torch.device) -> Step:
     model = wiring.build_model(config, num_classes).train()
-    settings = replace(trainer_settings(config, steps=1), compile=False)  # compiled, it takes no more
+    # compiled, it takes no more; and it is to fit as it is
+    settings = replace(trainer_settings(config, steps=1), compile=False, split_on_oom=False)
     step = TrainStep(model.to(device), optimizer_of(config, model, config.train.optimizer.lr), settings, device)
     average = None if settings.ema_decay is None else WeightAverage(model, settings.ema_decay)
 

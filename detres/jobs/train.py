@@ -104,7 +104,7 @@ def _prepare(
     train_set = open_train_set(loaded.config)
     val_set = wiring.build_eval_dataset(loaded.config, train_set.class_names)
     describe_set("val", val_set)
-    continues = processes.from_main(lambda: resume and run.last.exists())
+    continues = processes.from_main(lambda: resume and run.restore_last())
     begun = run.last if continues else None
     loaded = processes.from_main(lambda: with_batch_size(loaded, train_set, device, processes, checkpoint=begun))
     config = loaded.config
@@ -132,6 +132,8 @@ def _build_trainer(
     processes: Processes,
 ) -> tuple[Trainer, Evaluator]:
     settings = config.train
+    if settings.on_oom == "split" and processes.world_size > 1:
+        raise ValueError("train.on_oom: split is for one process (the others would wait for it); set train.accumulate")
     loader = wiring.build_train_loader(config, train_set, pin_memory=device.type == "cuda", processes=processes)
     scaled = scale(config, loader.steps_per_epoch)
     evaluator = Evaluator(config, val_set, device, processes)

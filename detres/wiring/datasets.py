@@ -195,6 +195,7 @@ def build_train_loader(
         size_divisibility=config.model.pixels.size_divisibility,
         workers=data.workers,
         timeout=data.worker_timeout,
+        restarts=data.worker_restarts,
         pin_memory=pin_memory,
     )
 
