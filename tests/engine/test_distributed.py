@@ -172,10 +172,17 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(make_trainer, tmp
 def test_a_loss_that_is_not_finite_in_one_process_stops_all_and_names_its_images(make_trainer, tmp_path):
     found = run_together(2, lambda processes: _train(processes, make_trainer, "run", data={"poison": 7}))
     assert [each[1] for each in found] == [1, 1]
-    assert found[0][3] == found[1][3]
+    assert found[1][3] == f"OtherProcessFailed: stopped, because process 0 failed: {found[0][3].partition(': ')[2]}"
     assert "NonFiniteLoss: step 2: the loss is not finite" in found[0][3] and "image_0.jpg, image_1.jpg" in found[0][3]
     record = json.loads((tmp_path / "run" / "bad_batch_step2.json").read_text())
     assert [part["image_ids"] for part in record["parts"]] == [[4, 5], [0, 1]]
+
+
+def test_processes_recover_together_from_a_loss_that_is_not_finite(make_trainer):
+    options = {"data": {"poison": 7}, "steps": 4, "max_recoveries": 1, "recovery_lr_factor": 0.5, "checkpoint_every": 1}
+    first, second = run_together(2, lambda processes: _train(processes, make_trainer, "run", **options))
+    assert first[1:] == second[1:] == (4, 20, None), "one batch of four images was passed over"
+    assert all(torch.equal(tensor, second[0][name]) for name, tensor in first[0].items())
 
 
 def test_a_loader_that_fails_in_one_process_stops_all_with_a_checkpoint(make_trainer, tmp_path):
