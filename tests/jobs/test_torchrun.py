@@ -168,7 +168,8 @@ def test_two_hosts_train_together(workshop: Workshop, tmp_path: Path, uninterrup
         logs = [tmp_path / "a.log", tmp_path / "b.log"]
         commands = [
             _torchrun(
-                [*options, "--rdzv-endpoint", f"{addresses[0]}:{port}", "--local-addr", address],
+                [*options, "--rdzv-endpoint", f"{addresses[0]}:{port}", "--local-addr", address,
+                 "--rdzv-conf", f"is_host={int(address == addresses[0])}"],  # both have the same host name here
                 workshop, folder, ["ip", "netns", "exec", name],
             )
             for name, address, folder in zip(names, addresses, (run, tmp_path / "elsewhere"), strict=True)
