@@ -5,8 +5,10 @@ starts all again as often as --max-restarts allows.
 """
 
 import os
+import secrets
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
@@ -18,6 +20,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from detres.structures import Batch
 from detres.structures.processes import ALONE, Processes
@@ -26,6 +29,7 @@ T = TypeVar("T")
 N = TypeVar("N")
 
 _PATIENCE = timedelta(minutes=30)  # main alone loads weights and computes metrics, while the others wait
+_MEETING = "detres/meeting"
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -92,13 +96,40 @@ def join_processes(device: torch.device) -> Iterator[tuple[Processes, torch.devi
     if missing:
         raise ValueError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} not set: use torchrun")
     device = _local_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    store, rank, count = next(iter(rendezvous("env://", timeout=_PATIENCE)))
+    meeting = meet(store, rank, count)
+    dist.init_process_group(backend, store=meeting, rank=rank, world_size=count, timeout=_PATIENCE)
     processes = ProcessGroup()
     with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if processes.rank == 0 else nowhere):
         yield processes, device
         processes.gather(None)  # nobody leaves before all are done
     # Not after an error: to wait for the others then is to hang. The end of this process tells them.
     dist.destroy_process_group()
+
+
+def meet(store: Any, rank: int, world_size: int) -> dist.Store:
+    """The part of a store that belongs to the processes that are here now.
+
+    torchrun's own store outlives its workers: after a restart it still holds the addresses of those that were there
+    before, and who is early would try to reach them (pytorch issue 135712). So process 0 opens a meeting under a new
+    name, everyone signs in, and only who finds its own signature on the closed list has been at the right one.
+    """
+    own = secrets.token_hex(8)
+    if rank == 0:
+        store.set(_MEETING, own)
+        others = [store.get(f"{_MEETING}/{own}/{other}").decode() for other in range(1, world_size)]
+        store.set(f"{_MEETING}/{own}/closed", " ".join([own, *others]))
+        return dist.PrefixStore(f"{_MEETING}/{own}", store)
+    end = time.monotonic() + _PATIENCE.total_seconds()
+    while time.monotonic() < end:
+        name = store.get(_MEETING).decode()
+        store.set(f"{_MEETING}/{name}/{rank}", own)
+        closed = f"{_MEETING}/{name}/closed"
+        if store.check([closed]) and store.get(closed).decode().split()[rank : rank + 1] == [own]:
+            return dist.PrefixStore(f"{_MEETING}/{name}", store)
+        time.sleep(0.02)
+    raise RuntimeError(f"process {rank} of {world_size} waited for process 0 in vain ({_PATIENCE})")
 
 
 def started_processes() -> int:
@@ -132,11 +163,6 @@ def launch_identity() -> str | None:
     except (OSError, IndexError):
         started = ""
     return f"{os.environ['TORCHELASTIC_RUN_ID']} {socket.gethostname()} {agent} {started}".strip()
-
-
-def is_restart() -> bool:
-    """Whether torchrun started the processes again after a failure."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def all_succeed(processes: Processes, work: Callable[[], T], note: Callable[[T], N]) -> tuple[T, list[N]]:

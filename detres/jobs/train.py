@@ -12,7 +12,7 @@ from detres import wiring
 from detres.api import choose_device
 from detres.config import Config, LoadedConfig, config_to_dict, format_resolved
 from detres.engine.curves import draw_curves
-from detres.engine.distributed import is_restart, join_processes
+from detres.engine.distributed import join_processes
 from detres.engine.environment import begun_by_this_launch
 from detres.engine.follower import FollowerDirectory
 from detres.engine.progress import build_reporter
@@ -81,7 +81,7 @@ def _open_run(folder: Path, resume: bool, processes: Processes) -> tuple[RunDire
     opened: list[RunDirectory] = []
 
     def open_here() -> bool:
-        goes_on = resume or (is_restart() and begun_by_this_launch(folder))
+        goes_on = resume or begun_by_this_launch(folder)
         opened.append(RunDirectory(folder, resume=goes_on))
         return goes_on
 

@@ -3,14 +3,15 @@
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 import torch
-import torch.utils.tensorboard
+import torch.distributed as dist
 from torch import nn
 
 from detres.engine.checkpoint import load_checkpoint
-from detres.engine.distributed import all_succeed, interleave, is_restart, join_processes, launch_identity, pad_alike
+from detres.engine.distributed import all_succeed, interleave, join_processes, launch_identity, meet, pad_alike
 from detres.engine.environment import begun_by_this_launch, describe_environment
 from detres.engine.follower import FollowerDirectory
 from detres.engine.interruption import Interrupted
@@ -38,11 +39,11 @@ class SharedLoader(TinyLoader):
 
 
 def test_alone(monkeypatch):
-    for name in ("WORLD_SIZE", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"):
+    for name in ("WORLD_SIZE", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
     with join_processes(torch.device("cpu")) as (processes, device):
         assert processes is ALONE and device.type == "cpu"
-    assert launch_identity() is None and not is_restart()
+    assert launch_identity() is None
     assert pad_alike(ALONE, []) == [] and interleave([[]]) == []
     assert all_succeed(ALONE, lambda: 3, str) == (3, ["3"])
 
@@ -68,6 +69,21 @@ def test_each_process_needs_a_gpu_of_its_own(monkeypatch, name, message):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match=message), join_processes(torch.device(name)):
         pass
+
+
+def test_after_a_restart_nobody_finds_those_who_were_there_before():
+    store = dist.HashStore()
+    addresses = [f"address/{rank}" for rank in range(3)]
+    for late in (0, 2, 0):
+        with ThreadPoolExecutor(3) as pool:
+            waiting = [pool.submit(meet, store, rank, 3) for rank in range(3) if rank != late]
+            assert not wait(waiting, timeout=0.2).done, "one is still missing"
+            waiting.insert(late, pool.submit(meet, store, late, 3))
+            meeting = [future.result(timeout=60) for future in waiting]
+        for rank, part in enumerate(meeting):
+            assert not part.check(addresses[rank:]), "an address of those who were there before"
+            part.set(addresses[rank], str(rank))
+            assert part.check(addresses[: rank + 1])
 
 
 def test_values_and_tensors_travel():
@@ -230,8 +246,7 @@ def test_validation_losses_are_those_of_one_process_to_the_last_bit(tiny_model):
 
 def test_a_restart_of_torchrun_is_known_by_torchrun_itself(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert is_restart() and not begun_by_this_launch(tmp_path)
+    assert not begun_by_this_launch(tmp_path)
     (tmp_path / "environment.json").write_text(json.dumps([describe_environment()]))
     assert begun_by_this_launch(tmp_path)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another job")
