@@ -28,6 +28,7 @@ SYNCHRONISED = [
 ]
 CLASSIFIER = [
     *("model.backbone.norm=sync_batch", "model.mixing={mixup: 0.2, cutmix: 1.0}", "train.steps=2"),
+    "train.optimizer.lr=1e-4",
     *("data.train_transforms=[{type: random_resized_crop, size: 24}]", "eval.batch_size=3"),
 ]
 
