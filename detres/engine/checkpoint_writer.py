@@ -5,7 +5,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +98,13 @@ class CheckpointWriter:
             self._failing = error is not None
 
     def _rescue(self, state: Mapping[str, Any]) -> str:
-        folder = Path(tempfile.mkdtemp(prefix="detres_"))
+        folder: Path | None = None
         try:
+            folder = Path(tempfile.mkdtemp(prefix="detres_"))
             save_checkpoint(folder / "last.pt", state)
         except OSError as error:
-            with suppress(OSError):
-                shutil.rmtree(folder)
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
             return f"Nor can {tempfile.gettempdir()} take it ({error.strerror})"
         return f"The newest state is kept in {folder / 'last.pt'}: move it to {self._run.last}, then resume"
 

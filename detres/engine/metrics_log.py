@@ -45,9 +45,8 @@ class MetricsLog:
         self._draw(kind, step, row)
 
     def sync(self) -> None:
-        """Have all lines on the disk when this returns, as far as the disk takes them."""
-        with suppress(OSError):
-            self._write_waiting()
+        """Have what the system was given on the disk when this returns; any thread may ask for it."""
+        with suppress(OSError, ValueError):  # ValueError: closed meanwhile
             os.fsync(self._file.fileno())
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """Ten thousand objects in one image: a training step in bounded memory."""
 
+import pytest
 import torch
 
 from detres.detector.target_assignment import MAX_IOU_ELEMENTS
@@ -10,6 +11,7 @@ from tests.detector.small import build, step
 COUNT = 10_000
 
 
+@pytest.mark.slow
 def test_ten_thousand_objects() -> None:
     model = build("fpn")
     generator = torch.Generator().manual_seed(0)

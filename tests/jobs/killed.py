@@ -64,6 +64,7 @@ class Killer:
         self.around(WeightAverage, "update", before="ema", after="after ema")
         self.around(job.Evaluator, "__call__", before="evaluation", after="after evaluation")
         self.around(CheckpointWriter, "write", before="before write", after="after write")
+        self.around(CheckpointWriter, "write_now", before="before write", after="after write")
         self.around(os, "fsync", before="flush")
         self.around(os, "replace", before="rename last", after="renamed last", suffix="/last.pt")
         self.around(os, "replace", before="rename best", after="renamed best", suffix="/best.pt")
