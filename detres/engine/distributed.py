@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from detres.structures import Batch
@@ -108,7 +109,7 @@ def join_processes(device: torch.device) -> Iterator[tuple[Processes, torch.devi
     dist.destroy_process_group()
 
 
-def meet(store: Any, rank: int, world_size: int) -> dist.Store:
+def meet(store: Any, rank: int, world_size: int) -> Any:
     """The part of a store that belongs to the processes that are here now.
 
     torchrun's own store outlives its workers: after a restart it still holds the addresses of those that were there
@@ -120,14 +121,14 @@ def meet(store: Any, rank: int, world_size: int) -> dist.Store:
         store.set(_MEETING, own)
         others = [store.get(f"{_MEETING}/{own}/{other}").decode() for other in range(1, world_size)]
         store.set(f"{_MEETING}/{own}/closed", " ".join([own, *others]))
-        return dist.PrefixStore(f"{_MEETING}/{own}", store)
+        return PrefixStore(f"{_MEETING}/{own}", store)
     end = time.monotonic() + _PATIENCE.total_seconds()
     while time.monotonic() < end:
         name = store.get(_MEETING).decode()
         store.set(f"{_MEETING}/{name}/{rank}", own)
         closed = f"{_MEETING}/{name}/closed"
         if store.check([closed]) and store.get(closed).decode().split()[rank : rank + 1] == [own]:
-            return dist.PrefixStore(f"{_MEETING}/{name}", store)
+            return PrefixStore(f"{_MEETING}/{name}", store)
         time.sleep(0.02)
     raise RuntimeError(f"process {rank} of {world_size} waited for process 0 in vain ({_PATIENCE})")
 
