@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from detres.structures import ImageBatch
+from detres.structures.processes import next_in_batch
 from detres.structures.random import keyed_uniform
 
 
@@ -65,8 +66,8 @@ class Mixing(nn.Module):
         outside = 1.0 - _rectangles(low, high, images.pixels.shape[-2:]).float()
         weights = torch.where((mixed & cut)[:, None, None], outside, share[:, None, None])
         pixels = images.pixels.float()
-        pixels = torch.lerp(pixels.roll(-1, dims=0), pixels, weights[:, None])
-        return MixedBatch(replace(images, pixels=pixels), labels.roll(-1), share)
+        pixels = torch.lerp(next_in_batch(pixels), pixels, weights[:, None])
+        return MixedBatch(replace(images, pixels=pixels), next_in_batch(labels), share)
 
     def _check_sizes(self, images: ImageBatch) -> None:
         """Every batch on the CPU; on an accelerator the first one only, since looking makes the host wait."""

@@ -5,8 +5,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 
 from detres.cli import exchange, health, judging, looking, training
+from detres.cli.shared import process_place
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -20,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         add_arguments(added)
         added.set_defaults(command=command)
     arguments, rest = parser.parse_known_args(argv)
+    if process_place()[1] > 1 and arguments.command not in _TOGETHER:
+        parser.error("this command runs in one process: start it without torchrun (or unset WORLD_SIZE)")
     loose = getattr(arguments, "overrides", getattr(arguments, "sources", None))
     if any(text.startswith("-") for text in rest) or (rest and loose is None):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -41,8 +45,15 @@ def _guarded(command: Command, arguments: argparse.Namespace) -> int:
     from detres.engine.interruption import Interruption
 
     interruption = Interruption()
+    rank, _ = process_place()
     try:
-        with interruption, interruption.at_once(), warnings.catch_warnings():
+        with (
+            open(os.devnull, "w") as nowhere,
+            interruption,
+            interruption.at_once(),
+            warnings.catch_warnings(),
+            redirect_stdout(nowhere if rank else sys.stdout),
+        ):
             warnings.showwarning = _show_warning
             return command(arguments)
     except BrokenPipeError:  # whoever read our output has seen enough (`detres zoo | head`)
@@ -51,15 +62,23 @@ def _guarded(command: Command, arguments: argparse.Namespace) -> int:
     except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
         if os.environ.get("DETRES_DEBUG"):
             raise
-        print(f"detres: error: {error}", file=sys.stderr)
+        if rank == 0 or not getattr(error, "is_everywhere", False):
+            print(f"{_speaker()}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stopped:
-        print(f"detres: {str(stopped) or 'interrupted'}", file=sys.stderr)
+        if rank == 0:
+            print(f"detres: {str(stopped) or 'interrupted'}", file=sys.stderr)
         return getattr(stopped, "exit_code", 130)
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"detres: warning: {message}", file=sys.stderr)
+    print(f"{_speaker()}: warning: {message}", file=sys.stderr)
+
+
+def _speaker() -> str:
+    """Whose message it is: the processes of a torchrun write to one screen."""
+    rank, count = process_place()
+    return "detres" if count == 1 else f"detres, process {rank} of {count}"
 
 
 _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Command, str]] = {
@@ -93,3 +112,6 @@ _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Command, s
     "doctor": (health.add_doctor, health.doctor, "check a data set and a configuration before training"),
     "config": (looking.add_config_command, looking.config, "show a resolved configuration"),
 }
+
+_TOGETHER = (training.train, training.pretrain, judging.evaluate)
+"""The commands that torchrun may start several times over."""

@@ -1,6 +1,7 @@
 """What several commands say and ask alike."""
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,6 +12,12 @@ def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """--config and the settings to change."""
     parser.add_argument("--config", required=required, help="a YAML file, or the name of a shipped one: coco_r50.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change: train.batch_size=8")
+
+
+def process_place() -> tuple[int, int]:
+    """Which of torchrun's processes this is, and how many there are: (0, 1) without it."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    return (int(os.environ.get("RANK", "0")), count) if count > 1 else (0, 1)
 
 
 def print_paths(paths: Sequence[Path]) -> None:

@@ -228,6 +228,7 @@ class DataSettings(Settings):
     repeat_threshold: Fraction = 0.0  # class-balanced sampling (LVIS repeat factor); 0: off
     workers: NonNegativeInt = 2
     worker_timeout: PositiveFloat = 300.0  # seconds without a batch after which loading is an error
+    worker_restarts: NonNegativeInt = 0  # how often a run replaces training workers that died or hung, before it stops
 
     def _mistakes(self) -> Iterator[tuple[str, str]]:
         named = {f"train.{index}": dataset for index, dataset in enumerate(self.train)}

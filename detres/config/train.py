@@ -125,18 +125,36 @@ class EarlyStopping(Settings):
     patience: PositiveInt
 
 
+class StopOnNonFinite(Settings):
+    """A loss or gradient that is not finite ends the run; the last checkpoint stays."""
+
+    type: Literal["stop"] = "stop"
+
+
+class RecoverOnNonFinite(Settings):
+    """Back to the newest numbered checkpoint, from there on without the bad batch and with lr times `lr_factor`."""
+
+    type: Literal["recover"]
+    lr_factor: Annotated[float, Field(gt=0, le=1)] = 0.5  # each time: 0.25 after the second
+    limit: PositiveInt = 3  # times in the whole run, restarts included; then the run stops
+
+
 class TrainSettings(Settings):
     """The training run. `steps` or `epochs`, not both; milestones count in the same unit."""
 
-    # Images per step, all accumulation steps together. auto: reference_batch_size, in as few parts as memory allows,
-    # so that a configuration trains alike on any machine (norms over batches see the parts, though). On a GPU real
-    # steps on the largest images that the transforms make are tried, and may take nine tenths of its free memory. On a
-    # CPU the tensors of steps with two and three such images are counted, and a part may need half of the free memory.
-    # The numbers found stand in the run's configuration and are kept by --resume.
+    # Images per step, all accumulation steps and processes together. auto: reference_batch_size, in as few parts as
+    # memory allows, so that a configuration trains alike on any machine (norms over batches see the parts, though). On
+    # a GPU real steps on the largest images that the transforms make are tried, and may take nine tenths of its free
+    # memory. On a CPU the tensors of steps with two and three such images are counted, and a part may need half of the
+    # free memory. The numbers found stand in the run's configuration and are kept by --resume.
     batch_size: PositiveIntOrAuto
     reference_batch_size: PositiveInt | None = None  # lr, warm-up and steps are for this batch and scaled to the real
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
     accumulate: PositiveInt = 1  # a batch is processed in this many parts; batch_size auto chooses it
+    # With several processes (torchrun) each computes its share of every part. whole: the shares are padded alike and
+    # their losses normalised as one, so that the number of processes changes nothing. parts: each pads and normalises
+    # for itself, as torchvision and detectron2 do; then N processes equal one with N times the accumulate.
+    across_processes: Literal["whole", "parts"] = "whole"
     steps: PositiveInt | None = None
     epochs: PositiveFloat | None = None
     optimizer: Annotated[SGDSettings | AdamWSettings, ByType()]
@@ -151,9 +169,14 @@ class TrainSettings(Settings):
     eval_every: PositiveInt | None = None  # steps; None: after every epoch, and at the end
     val_loss: bool = False
     checkpoint_every: PositiveInt | None = None  # steps; None: at every evaluation
-    keep_checkpoints: PositiveInt = 1  # numbered ones, beside last and best
+    # Numbered ones, beside last and best. The newest shares its bytes with last: a second one survives their damage.
+    keep_checkpoints: PositiveInt = 2
+    async_checkpoints: bool = False  # write them beside the training, from a copy in the host's memory
     best_metric: str | None = None  # decides on best.pt, plateau, early stopping; None: Config.best_metric
     early_stopping: EarlyStopping | None = None
+    on_nonfinite: Annotated[StopOnNonFinite | RecoverOnNonFinite, ByType()] = StopOnNonFinite()
+    # A batch that needs too much memory: split processes it once more in smaller parts, as train.accumulate would.
+    on_oom: Literal["stop", "split"] = "stop"
 
     def _mistakes(self) -> Iterator[tuple[str, str]]:
         if (self.steps is None) == (self.epochs is None):

@@ -1,6 +1,7 @@
 """Reading image files: whatever the file holds comes out as (H, W, 3) uint8 RGB, or as one clear error."""
 
 import os
+import re
 import warnings
 from typing import Any
 
@@ -8,7 +9,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970
-"""Images with more pixels than this are refused: a small file can unpack to more memory than there is."""
+"""Images with more pixels than this (13,377 x 13,377) are refused by their header, before anything is decoded.
+
+A small file can unpack to more memory than there is. It is Pillow's own limit for what it takes to be an attack.
+"""
 
 
 class ImageError(ValueError):
@@ -56,8 +60,9 @@ def _open(path: str) -> Image.Image:
         image = Image.open(path)
     except FileNotFoundError:
         raise ImageError(f"{path}: the image file does not exist; check the path of its folder") from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: {error}; resize the image to at most {MAX_PIXELS} pixels") from error
+    except Image.DecompressionBombError as error:  # it counts the pixels, and does not give the sides
+        count = next(iter(re.findall(r"\d+", str(error))), "too many")
+        raise ImageError(f"{path}: {_too_large(f'{count} pixels')}") from error
     except UnidentifiedImageError:
         raise ImageError(f"{path}: {_what_it_is(path)}; fetch or export the file again") from None
     except OSError as error:
@@ -67,11 +72,14 @@ def _open(path: str) -> Image.Image:
     except Exception as error:  # damaged headers make the format plug-ins raise nearly anything
         raise ImageError(f"{path}: the image header is damaged ({error}); fetch or export the file again") from error
     if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width} x {image.height} pixels"
         image.close()
-        raise ImageError(
-            f"{path}: {image.width} x {image.height} pixels are more than the limit of {MAX_PIXELS}; resize the image"
-        )
+        raise ImageError(f"{path}: {_too_large(size)}")
     return image
+
+
+def _too_large(size: str) -> str:
+    return f"{size} are more than the limit of {MAX_PIXELS}; resize the image, or cut it and its boxes into tiles"
 
 
 def _what_it_is(path: str) -> str:

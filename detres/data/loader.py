@@ -2,7 +2,7 @@
 
 A batch depends on its keys alone, so the number of workers changes nothing but the speed. Whatever goes wrong in a
 worker arrives here as one clear error: bad input as the error that describes it, a dead or hung worker as
-RuntimeError.
+WorkerError.
 """
 
 import multiprocessing
@@ -10,8 +10,11 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
+from itertools import islice
 from typing import Any
 
 import torch
@@ -26,8 +29,9 @@ class TrainLoader:
     """Endless training batches.
 
     samples  a TransformedDetectionDataset or TransformedClassificationDataset
-    workers  processes that read ahead; 0: read in this process
-    timeout  seconds without a batch after which loading is an error
+    workers   processes that read ahead; 0: read in this process
+    timeout   seconds without a batch after which loading is an error
+    restarts  how often in a stream the workers are replaced when one has died or hangs, before that is an error
     """
 
     def __init__(
@@ -38,9 +42,11 @@ class TrainLoader:
         size_divisibility: int = 32,
         workers: int = 0,
         timeout: float = 300.0,
+        restarts: int = 0,
         pin_memory: bool = False,
     ) -> None:
         self._reader, self._sampler = _Reader(samples, size_divisibility), sampler
+        self._restarts = restarts
         self._options = _options(workers, timeout, pin_memory)
 
     @property
@@ -49,9 +55,22 @@ class TrainLoader:
         return self._sampler.epoch_size / self._sampler.batch_size
 
     def stream(self, start_sample: int = 0) -> Iterator[Batch]:
-        """Micro-batches from sample number `start_sample` on. Close the iterator to end its workers."""
-        loader = DataLoader(self._reader, sampler=_Keys(self._sampler, start_sample), **self._options)
-        yield from _checked(iter(loader))
+        """Micro-batches from sample number `start_sample` on. Close the iterator to end its workers.
+
+        Raises what is wrong with the data as ValueError, and WorkerError.
+        """
+        given, restarts = 0, 0
+        while True:
+            keys = _Keys(self._sampler, start_sample, given)
+            try:
+                for batch in _checked(iter(DataLoader(self._reader, sampler=keys, **self._options))):
+                    given += 1
+                    yield batch
+            except WorkerError as error:
+                if restarts == self._restarts:
+                    raise
+                restarts += 1
+                warnings.warn(f"{error}. Starting new workers ({restarts} of {self._restarts} times)", stacklevel=2)
 
 
 class EvalLoader:
@@ -75,9 +94,20 @@ class EvalLoader:
     def __len__(self) -> int:
         return len(self._batches)
 
+    def share(self, rank: int, world_size: int) -> tuple["EvalLoader", int]:
+        """The batches of one of `world_size` processes, in order, and the place of their first image in the set."""
+        first, end = (len(self._batches) * r // world_size for r in (rank, rank + 1))
+        part = copy(self)
+        part._batches = self._batches[first:end]
+        return part, sum(map(len, self._batches[:first]))
+
     def __iter__(self) -> Iterator[Batch]:
         # New workers every time: forking is quick, and idle ones would hold memory through the training between.
         yield from _checked(iter(DataLoader(self._reader, sampler=self._batches, **self._options)))
+
+
+class WorkerError(RuntimeError):
+    """A process that reads data died, or has not answered for too long."""
 
 
 class _Failure:
@@ -101,13 +131,13 @@ class _Reader(torch.utils.data.Dataset[Any]):
 
 
 class _Keys:
-    """The sampler's stream from one position on, as torch's DataLoader wants it."""
+    """The sampler's stream from one position on, `given` micro-batches excepted, as torch's DataLoader wants it."""
 
-    def __init__(self, sampler: TrainSampler, start_sample: int) -> None:
-        self._sampler, self._start = sampler, start_sample
+    def __init__(self, sampler: TrainSampler, start_sample: int, given: int) -> None:
+        self._sampler, self._start, self._given = sampler, start_sample, given
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        return self._sampler.batches(self._start)
+        return islice(self._sampler.batches(self._start), self._given, None)
 
 
 def _options(workers: int, timeout: float, pin_memory: bool) -> dict[str, Any]:
@@ -151,7 +181,7 @@ def _checked(batches: Iterable[Any]) -> Iterator[Batch]:
         except RuntimeError as error:
             if not str(error).startswith("DataLoader "):
                 raise
-            raise RuntimeError(
+            raise WorkerError(
                 f"a data loading worker died or hung: {error}. Often memory or shared memory (/dev/shm) ran out: use "
                 "fewer data.workers; data.workers=0 shows an error where it happens, and data.worker_timeout sets "
                 "how long to wait"

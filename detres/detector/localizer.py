@@ -32,6 +32,7 @@ from detres.detector.target_assignment import assign, sample
 from detres.layers.pixels import PixelNormalizer
 from detres.structures import Detections, GroundTruth, ImageBatch
 from detres.structures.boxes import clip_boxes
+from detres.structures.processes import batch_count
 
 _SAMPLING_KEY = 0x4C4F43  # keeps this random choice apart from others with the same seeds
 
@@ -126,7 +127,7 @@ class Localizer(nn.Module):
         losses = F.binary_cross_entropy_with_logits(logits, wanted.float(), reduction="none").sum(dim=2)
         deltas = self.head.deltas(cells, anchor, labels)
         box = self.box_loss(deltas, anchors[chosen.index], boxes, chosen.positive.float())
-        count = chosen.valid.sum().clamp(min=1)
+        count = batch_count(chosen.valid.sum())
         return {
             "loss_loc_class": (losses * chosen.valid).sum() / count,
             "loss_loc_box": self.box_loss_weight * box / count,

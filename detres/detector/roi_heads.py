@@ -19,6 +19,7 @@ from detres.detector.selection import Selection
 from detres.detector.target_assignment import sample
 from detres.layers.roi_pool import RoIPooler
 from detres.structures import Detections, GroundTruth, ImageBatch, Proposals
+from detres.structures.processes import batch_count
 
 _SAMPLING_KEY = 0x526F49  # keeps the RoI heads' random choice apart from the RPN's
 
@@ -112,7 +113,7 @@ class RoIHeads(nn.Module):
     def region_losses(self, logits: Tensor, deltas: Tensor, regions: LabelledRegions) -> dict[str, Tensor]:
         """Both losses, means over the valid regions, of their logits (M, K + 1) and deltas (M, box rows, 4)."""
         classification, box = self.losses_of_each(logits, deltas, regions)
-        count = regions.valid.sum().clamp(min=1)
+        count = batch_count(regions.valid.sum())
         return {"loss_classifier": classification.sum() / count, "loss_box": box.sum() / count}
 
     def losses_of_each(self, logits: Tensor, deltas: Tensor, regions: LabelledRegions) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from detres.detector.target_assignment import assign, sample
 from detres.layers.nms import batched_nms
 from detres.structures import GroundTruth, ImageBatch, Proposals
 from detres.structures.boxes import clip_boxes
+from detres.structures.processes import batch_count
 
 _SAMPLING_KEY = 0x52504E  # keeps the RPN's random choice apart from the RoI heads'
 
@@ -119,8 +120,8 @@ class RPN(nn.Module):
         chosen = sample(labels, images.sampling_seeds ^ _SAMPLING_KEY, self.batch_size, self.positive_fraction)
         chosen_logits = logits.gather(1, chosen.index)
         chosen_deltas = deltas.gather(1, chosen.index[:, :, None].expand(-1, -1, 4))
-        count = chosen.valid.sum().clamp(min=1)
-        normaliser = count if self.normalize_by == "sampled" else self.batch_size * len(logits)
+        sampled = self.normalize_by == "sampled"
+        normaliser = batch_count(chosen.valid.sum()) if sampled else self.batch_size * len(logits)
         objectness = F.binary_cross_entropy_with_logits(
             chosen_logits, chosen.positive.float(), weight=chosen.valid.float(), reduction="sum"
         )

@@ -14,6 +14,7 @@ scaler       state of the loss scaler; empty unless float16
 schedule     state of the learning-rate schedule
 progress     step, samples, best, ...
 metrics      the last evaluation
+unlogged     the losses of the steps since the last line of the log
 """
 
 import errno
@@ -40,6 +41,10 @@ class CheckpointError(ValueError):
     """A file that cannot be used as a checkpoint: damaged, foreign, or of another model."""
 
 
+class DamagedCheckpoint(CheckpointError):
+    """A file whose bytes are not those that were written: cut off, or changed on the disk."""
+
+
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
     """Write `state` (plus format and version) to `path`, all or nothing.
 
@@ -63,8 +68,8 @@ def load_checkpoint(
 ) -> dict[str, Any]:
     """Read a checkpoint written by `save_checkpoint`; `kind`, when given, is the kind that is expected.
 
-    Raises FileNotFoundError when there is no such file, CheckpointError when it is damaged, not of detres, of a
-    newer version or of another kind.
+    Raises FileNotFoundError when there is no such file, DamagedCheckpoint when its bytes have changed, another
+    CheckpointError when it is not of detres, of a newer version or of another kind.
     """
     path = Path(path)
     content = _read(path, map_location)
@@ -136,17 +141,33 @@ def _read(path: Path, map_location: str | torch.device) -> Any:
         found = f"that folder has {', '.join(beside)}" if beside else f"there are no *.pt files in {path.parent}"
         raise FileNotFoundError(errno.ENOENT, f"no checkpoint here ({found})", str(path))
     try:
+        _check_bytes(path)
         return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
+        raise DamagedCheckpoint(
             f"{path} is damaged or holds Python objects beside tensors, which are never executed: "
             f"use another checkpoint, or convert it where it came from to a plain state dict"
         ) from error
+    except CheckpointError:
+        raise
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(
+        raise DamagedCheckpoint(
             f"{path} ({path.stat().st_size} bytes) is truncated or not a checkpoint: use another one "
             f"(best.pt, step_*.pt) or copy the file again"
         ) from error
+
+
+def _check_bytes(path: Path) -> None:
+    """Compare every record with its checksum: torch writes these, but reads changed bytes without a word."""
+    if not zipfile.is_zipfile(path):
+        return  # torch says what it is
+    with zipfile.ZipFile(path) as archive:
+        record = archive.testzip()
+    if record is not None:
+        raise DamagedCheckpoint(
+            f"{path} is damaged: the bytes of its record {record} have changed since they were written; use another "
+            "one (best.pt, step_*.pt) or copy the file again"
+        )
 
 
 def check_plain(value: Any, where: str) -> None:

@@ -1,5 +1,6 @@
 """What a run was made with: versions, machine and the commit of the code."""
 
+import json
 import os
 import platform
 import socket
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from detres.engine.distributed import launch_identity, started_processes
 
 
 def describe_environment() -> dict[str, Any]:
@@ -25,11 +28,22 @@ def describe_environment() -> dict[str, Any]:
         "git_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "system": platform.platform(),
         "host": socket.gethostname(),
+        "processes": started_processes(),
+        "launch": launch_identity(),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
     }
+
+
+def begun_by_this_launch(run: Path) -> bool:
+    """Whether the last start in that run directory was one of the torchrun that started this process, too."""
+    try:
+        starts = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+        return launch_identity() is not None and starts[-1]["launch"] == launch_identity()
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _version(package: str) -> str | None:

@@ -1,13 +1,20 @@
-"""Ctrl-C and SIGTERM: the first one lets the step end, so that a whole checkpoint can be written."""
+"""Ctrl-C, SIGTERM and SIGUSR1: the first one lets the step end, so that a whole checkpoint can be written."""
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
 from types import FrameType
 from typing import Any
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""Of a person, of a scheduler, and of a scheduler that warns before its time limit (sbatch --signal=USR1@120)."""
+
+
+_GRACE_SECONDS = 0.2
 
 
 class Interrupted(KeyboardInterrupt):
@@ -23,7 +30,7 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """What a process that ends so returns: 130 for Ctrl-C, 143 for SIGTERM."""
+        """What a process that ends so returns: 130 for Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1."""
         return 128 + self.signal_number
 
     def __str__(self) -> str:
@@ -33,7 +40,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """A context in which SIGINT and SIGTERM are noted instead of obeyed; `check()` then raises Interrupted.
+    """A context in which SIGNALS are noted instead of obeyed; `check()` then raises Interrupted.
 
     A second Ctrl-C stops at once. Outside the main thread, where Python allows no handlers, nothing changes.
     """
@@ -47,7 +54,7 @@ class Interruption:
     def __enter__(self) -> "Interruption":
         self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
-            self._previous = {n: signal.signal(n, self._handle) for n in (signal.SIGINT, signal.SIGTERM)}
+            self._previous = {n: signal.signal(n, self._handle) for n in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -55,14 +62,22 @@ class Interruption:
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._previous = {}
 
-    def check(self) -> None:
-        """Raise Interrupted if a signal has come."""
-        if self._noted is not None:
-            raise Interrupted(self._noted)
+    def check(self, agree: Callable[[int], int] = int) -> None:
+        """Raise Interrupted if a signal has come.
+
+        `agree` may ask other processes: it gets the number of the signal, or 0, and returns that of them all.
+        """
+        if noted := agree(self._noted or 0):
+            raise Interrupted(noted)
+
+    def check_soon(self) -> None:
+        """The same, leaving a signal the time to arrive that was sent to other processes too."""
+        sleep(_GRACE_SECONDS)
+        self.check()
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within this block (an evaluation: long, and without effect on the weights) a signal raises immediately."""
+        """Within this block a signal raises at once: an evaluation or a wait, long and without effect on weights."""
         self.check()
         self._at_once = True
         try:
@@ -84,7 +99,7 @@ class Interruption:
 
     @staticmethod
     def _handle_in_child(number: int) -> None:
-        """Loader workers inherit the handlers: a Ctrl-C is the parent's to handle, a SIGTERM ends them as usual."""
+        """Loader workers inherit the handlers: a SIGTERM ends them as usual, the others are the parent's to handle."""
         if number == signal.SIGTERM:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)

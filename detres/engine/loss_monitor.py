@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detres.structures import Batch
+from detres.structures import Batch, BatchNote
 
 _FILES_NAMED = 8
 
@@ -28,12 +28,22 @@ def total_loss(values: Mapping[str, Tensor]) -> Tensor:
 
 
 class NonFiniteLoss(ArithmeticError):
-    """A loss or its gradient became NaN or infinite; the message names step, terms and images."""
+    """A loss or its gradient became NaN or infinite; the message names step, terms and images.
+
+    `batch_start` is the position of the step's batch in the stream of samples; None where no batch is to blame.
+    """
+
+    is_everywhere = True  # with several processes all of them raise it, and one message is enough
+
+    def __init__(self, message: str, batch_start: int | None = None) -> None:
+        super().__init__(message)
+        self.batch_start = batch_start
 
 
 @dataclass
 class _Step:
     number: int
+    start: int
     lr: float
     images: list[tuple[list[Any], list[str]]]  # per part: ids and files
     terms: tuple[str, ...]
@@ -56,12 +66,21 @@ class LossMonitor:
         """The values of the last step of which the means were taken."""
 
     def add(
-        self, step: int, lr: float, batches: Sequence[Batch], losses: Sequence[Mapping[str, Tensor]], grad_norm: Tensor
+        self,
+        step: int,
+        lr: float,
+        batches: Sequence[Batch | BatchNote],
+        losses: Sequence[Mapping[str, Tensor]],
+        grad_norm: Tensor,
+        start: int = 0,
     ) -> None:
-        """Note the step: its batches (one per part), the loss terms of each, and the norm of the gradient."""
+        """Note the step: its batches (one per part), the loss terms of each, and the norm of the gradient.
+
+        `start` is where its batch begins in the stream of samples.
+        """
         values = [term.detach().float() for part in losses for term in part.values()] + [grad_norm.float()]
         images = [(batch.image_ids, batch.files) for batch in batches]
-        self._unchecked.append(_Step(step, lr, images, tuple(losses[0]), torch.stack(values)))
+        self._unchecked.append(_Step(step, start, lr, images, tuple(losses[0]), torch.stack(values)))
 
     def check(self) -> None:
         """Bring the values noted since the last check to the host, all in one copy.
@@ -89,6 +108,14 @@ class LossMonitor:
         self.latest = rows[-1] if rows else self.latest
         return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
 
+    def unlogged(self) -> list[dict[str, float]]:
+        """The checked values of the steps since the last means, for a checkpoint."""
+        return [dict(row) for row in self._checked]
+
+    def restore(self, unlogged: Sequence[Mapping[str, float]]) -> None:
+        """Go on from the values of a checkpoint; what was noted since is forgotten."""
+        self._unchecked, self._checked = [], [dict(row) for row in unlogged]
+
     def _error(self, step: _Step, parts: list[dict[str, float]], grad_norm: float) -> NonFiniteLoss:
         bad_parts = [not all(math.isfinite(value) for value in part.values()) for part in parts]
         bad_gradient_only = not any(bad_parts)
@@ -114,5 +141,6 @@ class LossMonitor:
         return NonFiniteLoss(
             f"step {step.number}: {what} is not finite ({terms}; gradient norm {grad_norm:.4g}, lr {step.lr:.4g}) "
             f"for the images {shown}. The batch is described in {path}. Lower the learning rate, lengthen the warm-up "
-            f"or set clip_grad_norm; if it happens at once, look at the boxes of these images"
+            f"or set clip_grad_norm; if it happens at once, look at the boxes of these images",
+            step.start,
         )

@@ -105,7 +105,7 @@ def sweep_learning_rates(
     for number, rate in enumerate(rates, start=1):
         set_learning_rate(step.optimizer, rate)
         batches = list(islice(stream, step.settings.accumulate))
-        count_left_out(batches, progress, message)
+        count_left_out([batch.note() for batch in batches], progress, message)
         losses, grad_norm = step.gradients(number, batches)
         loss = sum(float(total_loss(part).detach()) for part in losses) / len(losses)
         overflow_is_normal = step.precision.scaler.is_enabled()

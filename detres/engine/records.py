@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from detres.engine.precision import PrecisionName
 from detres.structures import Batch
@@ -31,6 +31,8 @@ class TrainerSettings:
     `eval_every` None: after every epoch; `checkpoint_every` None: at every evaluation. Both happen at the end too.
     `best_metric` is one that the evaluation returns, or "val_loss" or "val_<term>" of the validation loss, where less
     is better. `early_stopping` is the number of evaluations without gain after which training ends.
+    `max_recoveries` is how often a run goes on after a loss that is not finite, each time with the learning rate times
+    `recovery_lr_factor`; `split_on_oom`: a batch that needs too much memory is processed in smaller parts.
     """
 
     steps: int
@@ -48,6 +50,11 @@ class TrainerSettings:
     best_metric: str = "AP"
     early_stopping: int | None = None
     seed: int = 0
+    across_processes: Literal["whole", "parts"] = "whole"
+    max_recoveries: int = 0
+    recovery_lr_factor: float = 1.0
+    split_on_oom: bool = False
+    async_checkpoints: bool = False
 
     def evaluates_at(self, step: int, steps_per_epoch: float) -> bool:
         """Whether an evaluation is due after `step` steps."""
@@ -57,6 +64,19 @@ class TrainerSettings:
             return step % self.eval_every == 0
         before, now = ((s / steps_per_epoch + 1e-9) // 1 for s in (step - 1, step))  # 1e-9: 3 * (1 / 3) is an epoch
         return now > before
+
+    def saves_at(self, step: int, steps_per_epoch: float) -> bool:
+        """Whether a checkpoint is due after `step` steps."""
+        every = self.checkpoint_every
+        return self.evaluates_at(step, steps_per_epoch) if every is None else step % every == 0
+
+    def logs_at(self, step: int) -> bool:
+        """Whether a line of the log is due after `step` steps."""
+        return step == 1 or step % self.log_every == 0 or step == self.steps
+
+    def stops_early(self, progress: "Progress") -> bool:
+        """Whether there were too many evaluations without gain to go on."""
+        return self.early_stopping is not None and progress.evals_without_gain >= self.early_stopping
 
 
 @dataclass
@@ -72,6 +92,8 @@ class Progress:
     evals_without_gain: int = 0
     skipped_images: int = 0
     dropped_boxes: int = 0
+    split_steps: int = 0  # that did not fit into the memory as a whole
+    recovered: tuple[int, ...] = ()  # where batches given up for a loss not finite begin, in the stream of samples
 
     def judge(self, metrics: Metrics, best_metric: str) -> bool:
         """Take note of an evaluation after this step; returns whether it is the best so far.
@@ -107,6 +129,23 @@ class Summary:
     dropped_boxes: int
     last_checkpoint: Path
     best_checkpoint: Path | None
+
+
+def summarize(progress: Progress, metrics: Metrics, stopped_early: bool, last: Path, best: Path) -> Summary:
+    """The summary of a run that came as far as `progress`."""
+    return Summary(
+        steps=progress.step,
+        samples=progress.samples,
+        seconds=progress.seconds,
+        metrics=metrics,
+        best=progress.best,
+        best_step=progress.best_step,
+        stopped_early=stopped_early,
+        skipped_images=progress.skipped_images,
+        dropped_boxes=progress.dropped_boxes,
+        last_checkpoint=last,
+        best_checkpoint=best if best.exists() else None,
+    )
 
 
 def plain_metrics(metrics: Mapping[str, float | None], prefix: str = "") -> Metrics:

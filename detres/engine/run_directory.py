@@ -6,6 +6,7 @@ metrics.jsonl       every number by step (detres.engine.metrics_log)
 tensorboard/        the same for TensorBoard
 last.pt, best.pt    checkpoints; also step_00001000.pt ..., the newest few
 bad_batch_step*.json  only after a loss that was not finite
+*.damaged           checkpoints whose bytes have changed, kept aside when the run went on from another one
 """
 
 import json
@@ -14,9 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from detres.engine.checkpoint import link_or_copy, save_checkpoint
+from detres.engine.checkpoint import link_or_copy, load_checkpoint, save_checkpoint
 from detres.engine.environment import describe_environment
 from detres.engine.metrics_log import MetricsLog
+from detres.engine.salvage import restore_last
 from detres.files.atomic_file import remove_partial_files, require_writable, write_text_atomically
 
 
@@ -61,10 +63,13 @@ class RunDirectory:
         write_text_atomically(path, json.dumps(value, indent=2, default=str) + "\n")
         return path
 
-    def start_log(self, after_step: int = 0) -> None:
-        """Open metrics.jsonl and TensorBoard; what they hold beyond `after_step` is removed."""
+    def start_log(self, after_step: int = 0, evaluated_step: int | None = None) -> None:
+        """Open metrics.jsonl and TensorBoard; what they hold beyond `after_step` is removed.
+
+        `evaluated_step` is the step of the last evaluation that counts, where it is not after_step.
+        """
         self.close()
-        self._log = MetricsLog(self.path, after_step)
+        self._log = MetricsLog(self.path, after_step, evaluated_step)
 
     def log(self, kind: str, step: int, values: Mapping[str, float | int | None]) -> None:
         """Write values ("train" or "val") of a step to metrics.jsonl and TensorBoard."""
@@ -78,14 +83,28 @@ class RunDirectory:
 
         Raises OSError when the disk is full; the checkpoints that were there stay whole.
         """
+        if self._log is not None:
+            self._log.sync()  # a checkpoint that outlives a power cut needs the lines before it
         save_checkpoint(self.last, state)
+        self.share_last(is_best=is_best, number=number, keep=keep)
+        return self.last
+
+    def share_last(self, *, is_best: bool = False, number: int | None = None, keep: int = 1) -> None:
+        """Give last.pt its other names, as in `save`; a run that was killed in between does it on resuming."""
         if is_best:
             link_or_copy(self.last, self.best)
         if number is not None and keep > 0:
             link_or_copy(self.last, self.path / f"step_{number:08d}.pt")
             for old in self.numbered()[:-keep]:
                 old.unlink(missing_ok=True)
-        return self.last
+
+    def read_last(self, kind: str) -> dict[str, Any] | None:
+        """The newest whole checkpoint, now last.pt, of a `kind` of model; None where there is none yet."""
+        return load_checkpoint(self.last, kind=kind) if self.restore_last() else None
+
+    def restore_last(self) -> bool:
+        """Make sure that last.pt is whole, by another checkpoint if need be; whether there is any (salvage)."""
+        return restore_last(self.last, [*self.numbered(), self.best])
 
     def numbered(self) -> list[Path]:
         """The checkpoints kept by step, oldest first."""

@@ -1,4 +1,7 @@
-"""How fast training goes, and how much of the time it waits for data."""
+"""How fast training goes, and how much of the time it waits for data.
+
+Whoever measures takes time.perf_counter: the time of day may jump. What is reported is never negative all the same.
+"""
 
 from dataclasses import dataclass
 
@@ -27,7 +30,7 @@ class SpeedMeter:
         values = {
             "images_per_second": self.images / seconds,
             "seconds_per_step": seconds / self.steps,
-            "loading_share": self.loading_seconds / seconds,
+            "loading_share": min(max(self.loading_seconds / seconds, 0.0), 1.0),
         }
         self.steps, self.images, self.seconds, self.loading_seconds = 0, 0, 0.0, 0.0
         return values

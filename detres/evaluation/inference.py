@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from detres.structures import Batch, Detections, ImageBatch
+from detres.structures.processes import ALONE, Processes
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -40,6 +41,7 @@ def predict_all(
     image_ids: Sequence[Any] | None = None,
     class_names: Sequence[str] = (),
     find: Callable[[ImageBatch, slice], list[Detections]] | None = None,
+    processes: Processes = ALONE,
 ) -> list[Detections]:
     """Detections of every image, in the loader's order, on the CPU and in pixels of the original images.
 
@@ -50,25 +52,29 @@ def predict_all(
     another image came instead, the entry is empty and a warning tells; without `image_ids` that is a ValueError.
 
     `find` is asked in place of model.predict, with a batch and its rows in the loader's order.
+
+    Several `processes` share the loader's batches, and all get the detections of all images, the same to the last bit
+    as one process finds; `progress` then goes by this process's images.
     """
     consequence = "they are evaluated as images without detections"
     found: list[Detections] = []
     with _evaluating(model), _autocast(device, precision):
-        for batch in loader:
+        batches, first = share_of(loader, processes)
+        for batch in batches:
             images = batch.images.to(device)
-            rows = slice(len(found), len(found) + len(batch))
+            rows = slice(first + len(found), first + len(found) + len(batch))
             predicted = model.predict(images) if find is None else find(images, rows)  # type: ignore[operator]
             outputs = [detections.to("cpu") for detections in predicted]
             named = [replace(d, class_names=tuple(class_names) or d.class_names) for d in outputs]
             mapped = batch.images.to_original(named)
-            came = _came(batch, image_ids, len(found), consequence)
+            came = _came(batch, image_ids, rows.start, consequence)
             found += [
                 detections if there else replace(Detections.empty(), class_names=detections.class_names)
                 for detections, there in zip(mapped, came, strict=True)
             ]
             if progress is not None:
                 progress(len(found))
-    return found
+    return [detections for share in processes.gather(found) for detections in share]
 
 
 def classify_all(
@@ -79,26 +85,44 @@ def classify_all(
     precision: str = "float32",
     progress: Callable[[int], None] | None = None,
     image_ids: Sequence[Any] | None = None,
+    processes: Processes = ALONE,
 ) -> ImageScores:
     """Scores and labels in the loader's order; logits are (0, 0) without images.
 
-    `model` has `predict(ImageBatch) -> Tensor (N, K)`. `precision` and `progress` as in `predict_all`; so is
-    `image_ids`, but an image that could not be read is left out: it has no scores.
+    `model` has `predict(ImageBatch) -> Tensor (N, K)`. `precision`, `progress` and `processes` as in `predict_all`; so
+    is `image_ids`, but an image that could not be read is left out: it has no scores.
     """
-    logits, done = [torch.zeros(0, 0)], 0
-    labels, rows = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, dtype=torch.int64)]
+    batches, first = share_of(loader, processes)
+    found: list[ImageScores] = []
+    done = 0
     with _evaluating(model), _autocast(device, precision):
-        for batch in loader:
+        for batch in batches:
             assert isinstance(batch.targets, Tensor), "classification batches carry a tensor of labels"
             output: Tensor = model.predict(batch.images.to(device))  # type: ignore[operator]
-            came = torch.tensor(_came(batch, image_ids, done, "they do not count"))
-            logits.append(output.float().cpu()[came])
-            labels.append(batch.targets.cpu()[came])
-            rows.append(torch.arange(done, done + len(batch))[came])
+            came = torch.tensor(_came(batch, image_ids, first + done, "they do not count"))
+            rows = torch.arange(first + done, first + done + len(batch))
+            found.append(ImageScores(output.float().cpu()[came], batch.targets.cpu()[came], rows[came]))
             done += len(batch)
             if progress is not None:
                 progress(done)
-    return ImageScores(torch.cat(logits[1:] or logits), torch.cat(labels), torch.cat(rows))
+    every = [scores for share in processes.gather(found) for scores in share] or [_no_scores()]
+    return ImageScores(*(torch.cat(column) for column in zip(*every, strict=True)))
+
+
+def _no_scores() -> ImageScores:
+    return ImageScores(torch.zeros(0, 0), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
+
+
+def share_of(loader: Iterable[Batch], processes: Processes) -> tuple[Iterable[Batch], int]:
+    """This process's batches, whole and one after the other, and the place of their first image in the loader's order.
+
+    The batches stay those of one process, so that each is computed to the same bits wherever it is. With several
+    processes the loader must be able to `share` them (detres.data.loader.EvalLoader).
+    """
+    if processes.world_size == 1:
+        return loader, 0
+    shared: tuple[Iterable[Batch], int] = loader.share(processes.rank, processes.world_size)  # type: ignore[attr-defined]
+    return shared
 
 
 @contextmanager

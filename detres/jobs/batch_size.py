@@ -23,6 +23,7 @@ from detres.engine.train_step import TrainStep
 from detres.jobs.evaluate import show
 from detres.jobs.preparation import optimizer_of, trainer_settings
 from detres.structures import Batch
+from detres.structures.processes import ALONE, Processes
 
 _OPENED = 64  # images of a classification set, whose sizes are written nowhere else
 _SETTINGS = ("train.batch_size", "train.accumulate")
@@ -33,6 +34,7 @@ def with_batch_size(
     loaded: LoadedConfig,
     train_set: wiring.AnyDataset,
     device: torch.device,
+    processes: Processes = ALONE,
     *,
     checkpoint: Path | None = None,
     fits: Fits | None = None,
@@ -41,7 +43,8 @@ def with_batch_size(
 
     The numbers of `checkpoint`, with which a run began, are kept as long as they make the same reference batch.
     `fits` says whether a part of so many images fits; by default memory is asked.
-    Raises ValueError when not even one image fits.
+    Raises ValueError when not even one image fits, and when several processes would have to try what fits: they would
+    stand in each other's way.
     """
     config = loaded.config
     reference = config.train.reference_batch_size
@@ -51,6 +54,11 @@ def with_batch_size(
     accumulate = None if checkpoint is None else _accumulate_of(checkpoint, reference)
     why = "as in the run so far"
     if accumulate is None:
+        if processes.world_size > 1:
+            raise ValueError(
+                f"train.batch_size: auto tries what fits in one process only, and there are {processes.world_size}; "
+                f"set train.batch_size={reference}, with train.accumulate=2, 4, ... if its shares need too much memory"
+            )
         size_hw = _largest_size_hw(config, train_set)
         show(f"train.batch_size: auto: trying images of {size_hw[0]}x{size_hw[1]} on {device}")
         part = _largest_part(config, fits or _memory(config, train_set, size_hw, device), size_hw, device)
@@ -124,7 +132,8 @@ def _memory(config: Config, train_set: wiring.AnyDataset, size_hw: tuple[int, in
 
 def _step(config: Config, num_classes: int, batch: Callable[[int], Batch], device: torch.device) -> Step:
     model = wiring.build_model(config, num_classes).train()
-    settings = replace(trainer_settings(config, steps=1), compile=False)  # compiled, it takes no more
+    # compiled, it takes no more; and it is to fit as it is
+    settings = replace(trainer_settings(config, steps=1), compile=False, split_on_oom=False)
     step = TrainStep(model.to(device), optimizer_of(config, model, config.train.optimizer.lr), settings, device)
     average = None if settings.ema_decay is None else WeightAverage(model, settings.ema_decay)
 

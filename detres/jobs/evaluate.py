@@ -19,6 +19,7 @@ from detres.data.image_io import ImageError, read_image
 from detres.data.loader import EvalLoader
 from detres.data.localization import OneClassDataset
 from detres.data.samples import ClassificationDataset
+from detres.engine.distributed import join_processes
 from detres.engine.progress import build_reporter
 from detres.evaluation.classification import ClassificationMetrics, evaluate_classification
 from detres.evaluation.coco import evaluate_coco
@@ -41,6 +42,7 @@ from detres.jobs.eval_weights import load_networks
 from detres.jobs.localization import AnyLocalizer, NamingClassifier, localize_all
 from detres.jobs.protocols import original_loader, protocol_loaders, with_protocol
 from detres.structures import Detections
+from detres.structures.processes import ALONE, Processes
 from detres.weights.imagenet import with_words
 
 NUM_PICTURES = 12
@@ -56,14 +58,16 @@ class Evaluation:
 
 
 class Evaluator:
-    """Judges models on one data set, as often as wanted; call it with a model.
+    """Judges models on one data set, as often as wanted; call it with a model (in all `processes`, which share it).
 
     loader    the images as data.eval_transforms make them
     passes    how often a call goes through the set: once for each size at which eval.protocol sees it
     """
 
-    def __init__(self, config: Config, dataset: wiring.AnyDataset, device: torch.device) -> None:
-        self.config, self.dataset, self.device = config, dataset, device
+    def __init__(
+        self, config: Config, dataset: wiring.AnyDataset, device: torch.device, processes: Processes = ALONE
+    ) -> None:
+        self.config, self.dataset, self.device, self.processes = config, dataset, device, processes
         self.loader = wiring.build_eval_loader(config, dataset)
         self._protocol_loaders = protocol_loaders(config, dataset)
         named_by = config.eval.classifier
@@ -71,23 +75,30 @@ class Evaluator:
         self.passes = len(self._protocol_loaders) + (self._naming is not None)
 
     def __call__(self, model: nn.Module, progress: Callable[[int], None] | None = None) -> Evaluation:
-        """Run the model over all images and compute the metric of `eval.metric`."""
+        """Run the model over all images and compute the metric of `eval.metric`, in the main process."""
         options: dict[str, Any] = {
             "device": self.device,
             "precision": self.config.eval.precision,
-            "progress": progress,
+            "processes": self.processes,
+            "progress": progress if progress is None else partial(self._advance_all, progress),
             "image_ids": image_ids(self.dataset),  # so that images that are skipped by option are not taken for others
         }
         if self.config.eval.metric == "classification":
             scores = self._classify(model, options)
-            metrics = evaluate_classification(scores.logits, scores.labels, self.dataset.class_names)
+            names = self.dataset.class_names
+            metrics = self.processes.from_main(lambda: evaluate_classification(scores.logits, scores.labels, names))
             return Evaluation(metrics, [], scores)
         network = wiring.with_test_time(model, self.config)
         loader = original_loader(self.config, self.dataset) if wiring.resizes_itself(network) else self.loader
         if self.config.eval.metric == "localization":
             return self._localize(cast(AnyLocalizer, network), loader, options)
         detections = predict_all(network, loader, class_names=self.dataset.class_names, **options)
-        return Evaluation(self.judge(detections), detections)
+        return Evaluation(self.processes.from_main(lambda: self.judge(detections)), detections)
+
+    def _advance_all(self, progress: Callable[[int], None], done: int) -> None:
+        """Of the images of all processes, while this one has done `done` of its share of a pass (about equal ones)."""
+        passed, here = divmod(done, max(1, len(self.dataset)))
+        progress(passed * len(self.dataset) + min(here * self.processes.world_size, len(self.dataset)))
 
     def _classify(self, model: nn.Module, options: dict[str, Any]) -> ImageScores:
         """Logits; of several views, the logarithms of their mean probabilities."""
@@ -108,7 +119,8 @@ class Evaluator:
             if (progress := options["progress"]) is not None:
                 options = {**options, "progress": partial(_advance, progress, len(dataset))}
         found = localize_all(model, loader, dataset, classes=classes, **options)
-        return Evaluation(self.judge(found.predictions, found.given), found.predictions)
+        metrics = self.processes.from_main(lambda: self.judge(found.predictions, found.given))
+        return Evaluation(metrics, found.predictions)
 
     def judge(self, detections: Sequence[Detections], given: Sequence[Detections] | None = None) -> DetectionMetrics:
         """The metrics of detections, one entry per image of the set; `given`: see evaluate_localization."""
@@ -162,30 +174,39 @@ def evaluate(
 ) -> tuple[Evaluation, list[Path]]:
     """Evaluate `weights` (several files: as an ensemble), or a COCO results file `detections`, on a split.
 
+    Started by torchrun, its processes share the images, and the main one judges and writes.
     `trust_code`: whether checkpoints of an ensemble may name backbone classes to be imported.
     Returns the evaluation and the files written into the folder `output`.
     Raises ValueError (or a kind of it) that names the file when weights, results or data do not fit.
     """
-    require_writable(output, "choose another one by --output")
-    device = choose_device(config.device)
-    if detections is not None:
-        _refuse_test_time(config, detections)
-        evaluator = _evaluator_alone(config, split, device)
-        dataset = cast(DetectionDataset, evaluator.dataset)
-        rows = read_coco_results(detections)
-        found = detections_from_results(rows, image_ids(dataset), dataset.category_ids, dataset.class_names)
-        # COCO's metrics take the rows themselves: Detections hold single precision, which moves boxes and makes ties.
-        metrics = evaluator.judge_rows(rows) if config.eval.metric == "coco" else evaluator.judge(found)
-        evaluation = Evaluation(metrics, found)
-    else:
-        assert weights, "evaluate needs weights or detections"
-        files = [weights] if isinstance(weights, str) else list(weights)
-        model, class_names = load_networks(config, files, split, trust_code=trust_code)
-        evaluator = Evaluator(config, _dataset_of_classes(config, class_names, split, files[0]), device)
-        with build_reporter(len(evaluator.dataset) * evaluator.passes) as reporter:
-            evaluation = evaluator(model.to(device), reporter.advance)
-    absent = detections is not None  # a results file can be judged where the images are not
-    return evaluation, write_evaluation(evaluation, evaluator, output, split, images_may_be_absent=absent)
+    with join_processes(choose_device(config.device)) as (processes, device):
+        processes.from_main(lambda: require_writable(output, "choose another one by --output"))
+        if detections is not None:
+            _refuse_test_time(config, detections)
+            evaluator = _evaluator_alone(config, split, device)
+            evaluation = _of_results(evaluator, detections)
+        else:
+            assert weights, "evaluate needs weights or detections"
+            files = [weights] if isinstance(weights, str) else list(weights)
+            load = partial(load_networks, config, files, split, trust_code=trust_code)
+            model, class_names = processes.from_main(load)
+            dataset = _dataset_of_classes(config, class_names, split, files[0])
+            evaluator = Evaluator(config, dataset, device, processes)
+            with build_reporter(len(dataset) * evaluator.passes) as reporter:
+                evaluation = evaluator(model.to(device), reporter.advance)
+        absent = detections is not None  # a results file can be judged where the images are not
+        write = partial(write_evaluation, evaluation, evaluator, output, split, images_may_be_absent=absent)
+        return evaluation, processes.from_main(write)
+
+
+def _of_results(evaluator: Evaluator, detections: str) -> Evaluation:
+    """The evaluation of a COCO results file."""
+    dataset = cast(DetectionDataset, evaluator.dataset)
+    rows = read_coco_results(detections)
+    found = detections_from_results(rows, image_ids(dataset), dataset.category_ids, dataset.class_names)
+    # COCO's metrics take the rows themselves: Detections hold single precision, which moves boxes and makes ties.
+    is_coco = evaluator.config.eval.metric == "coco"
+    return Evaluation(evaluator.judge_rows(rows) if is_coco else evaluator.judge(found), found)
 
 
 def _dataset_of_classes(config: Config, class_names: Sequence[str], split: str, weights: str) -> wiring.AnyDataset:

@@ -7,6 +7,7 @@ from torch.optim import Optimizer
 
 from detres import wiring
 from detres.config import Config
+from detres.config.train import RecoverOnNonFinite
 from detres.data.annotations import DetectionDataset, drop_messages
 from detres.data.mean_image import mean_image
 from detres.engine.optimizer import build_optimizer
@@ -66,6 +67,7 @@ def optimizer_of(config: Config, model: nn.Module, lr: float) -> Optimizer:
 def trainer_settings(config: Config, steps: int) -> TrainerSettings:
     """What the Trainer and its steps are told, for a run of `steps` steps."""
     settings = config.train
+    recovery = settings.on_nonfinite if isinstance(settings.on_nonfinite, RecoverOnNonFinite) else None
     return TrainerSettings(
         steps=steps,
         accumulate=settings.accumulate,
@@ -82,6 +84,11 @@ def trainer_settings(config: Config, steps: int) -> TrainerSettings:
         best_metric=config.best_metric,
         early_stopping=None if settings.early_stopping is None else settings.early_stopping.patience,
         seed=config.seed,
+        across_processes=settings.across_processes,
+        max_recoveries=0 if recovery is None else recovery.limit,
+        recovery_lr_factor=1.0 if recovery is None else recovery.lr_factor,
+        split_on_oom=settings.on_oom == "split",
+        async_checkpoints=settings.async_checkpoints,
     )
 
 

@@ -12,20 +12,28 @@ from detres import wiring
 from detres.api import choose_device
 from detres.config import Config, LoadedConfig, config_to_dict, format_resolved
 from detres.engine.curves import draw_curves
+from detres.engine.distributed import join_processes
+from detres.engine.environment import begun_by_this_launch
+from detres.engine.follower import FollowerDirectory
 from detres.engine.progress import build_reporter
 from detres.engine.records import Summary
 from detres.engine.run_directory import RunDirectory
 from detres.engine.schedule import build_schedule
 from detres.engine.trainer import Trainer
 from detres.engine.validation import validation_losses
+from detres.evaluation.inference import share_of
 from detres.jobs.batch_size import with_batch_size
 from detres.jobs.evaluate import Evaluation, Evaluator, write_evaluation
 from detres.jobs.preparation import describe_set, load_start, open_train_set, optimizer_of, scale, trainer_settings
+from detres.structures.processes import Processes
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How the run ended, and the evaluation of its best weights with the files that tell of it."""
+    """How the run ended, and the evaluation of its best weights with the files that tell of it.
+
+    Of several processes all have the same, but for the files: the main one wrote them.
+    """
 
     summary: Summary
     evaluation: Evaluation
@@ -40,42 +48,78 @@ def output_folder(loaded: LoadedConfig) -> Path:
 def train(loaded: LoadedConfig, *, resume: bool = False) -> TrainingResult:
     """Train as the configuration says, evaluate the best weights and write everything into the run directory.
 
+    Started by torchrun, all its processes train together. When torchrun starts them again, the run that it began goes
+    on from its last checkpoint, as with `resume`.
     Raises, before anything is trained, what is wrong with output, data or weights; NonFiniteLoss and Interrupted as
     Trainer.run does.
     """
-    run = RunDirectory(output_folder(loaded), resume=resume)
+    with join_processes(choose_device(loaded.config.device)) as (processes, device):
+        return _train(loaded, resume, processes, device)
+
+
+def _train(loaded: LoadedConfig, resume: bool, processes: Processes, device: torch.device) -> TrainingResult:
+    run, resume = _open_run(output_folder(loaded), resume, processes)
     try:
-        trainer, evaluator, loaded = _prepare(loaded, run, resume)
+        trainer, evaluator, loaded = _prepare(loaded, run, resume, processes, device)
     except BaseException:
         run.discard_if_empty()
         raise
     run.write_config(format_resolved(loaded))
     summary = trainer.run()
-    best, _, _ = wiring.model_from_checkpoint(summary.best_checkpoint or summary.last_checkpoint, trust_code=True)
-    evaluation = evaluator(best.to(evaluator.device))
+    path = summary.best_checkpoint or summary.last_checkpoint
+    best = processes.from_main(lambda: wiring.model_from_checkpoint(path, trust_code=True)[0])
+    evaluation = evaluator(best.to(device))
+    written = processes.from_main(lambda: _write(evaluation, evaluator, run))
+    return TrainingResult(summary, evaluation, written)
+
+
+def _open_run(folder: Path, resume: bool, processes: Processes) -> tuple[RunDirectory, bool]:
+    """The run directory, and whether its run goes on: also when torchrun, which began it, starts its processes again.
+
+    Only that torchrun's own run: a folder that the first start refused stays refused.
+    """
+    opened: list[RunDirectory] = []
+
+    def open_here() -> bool:
+        goes_on = resume or begun_by_this_launch(folder)
+        opened.append(RunDirectory(folder, resume=goes_on))
+        return goes_on
+
+    goes_on = processes.from_main(open_here)
+    return (opened[0] if opened else FollowerDirectory(folder)), goes_on
+
+
+def _write(evaluation: Evaluation, evaluator: Evaluator, run: RunDirectory) -> list[Path]:
     written = write_evaluation(evaluation, evaluator, run.path / "eval", "val")
-    return TrainingResult(summary, evaluation, [draw_curves(run.path), *written])
+    return [draw_curves(run.path), *written]
 
 
-def _prepare(loaded: LoadedConfig, run: RunDirectory, resume: bool) -> tuple[Trainer, Evaluator, LoadedConfig]:
+def _prepare(
+    loaded: LoadedConfig, run: RunDirectory, resume: bool, processes: Processes, device: torch.device
+) -> tuple[Trainer, Evaluator, LoadedConfig]:
     """Everything that training needs, with initial or resumed weights; what is wrong with the input shows here.
 
     The configuration that comes back has a number where it said train.batch_size: auto.
     """
-    device = choose_device(loaded.config.device)
     train_set = open_train_set(loaded.config)
     val_set = wiring.build_eval_dataset(loaded.config, train_set.class_names)
     describe_set("val", val_set)
-    continues = resume and run.last.exists()
-    loaded = with_batch_size(loaded, train_set, device, checkpoint=run.last if continues else None)
+    continues = processes.from_main(lambda: resume and run.restore_last())
+    begun = run.last if continues else None
+    loaded = processes.from_main(lambda: with_batch_size(loaded, train_set, device, processes, checkpoint=begun))
     config = loaded.config
     model = wiring.build_model(config, len(train_set.class_names))
     if not continues:
-        load_start(model, config, train_set)
-    trainer, evaluator = _build_trainer(config, run, model, train_set, val_set, device)
+        model.load_state_dict(processes.from_main(lambda: _initial_state(model, config, train_set)))
+    trainer, evaluator = _build_trainer(config, run, model, train_set, val_set, device, processes)
     if resume:
         trainer.resume()
     return trainer, evaluator, loaded
+
+
+def _initial_state(model: nn.Module, config: Config, train_set: wiring.AnyDataset) -> dict[str, Any]:
+    load_start(model, config, train_set)
+    return dict(model.state_dict())
 
 
 def _build_trainer(
@@ -85,13 +129,20 @@ def _build_trainer(
     train_set: wiring.AnyDataset,
     val_set: wiring.AnyDataset,
     device: torch.device,
+    processes: Processes,
 ) -> tuple[Trainer, Evaluator]:
     settings = config.train
-    loader = wiring.build_train_loader(config, train_set, pin_memory=device.type == "cuda")
+    if settings.on_oom == "split" and processes.world_size > 1:
+        raise ValueError("train.on_oom: split is for one process (the others would wait for it); set train.accumulate")
+    loader = wiring.build_train_loader(config, train_set, pin_memory=device.type == "cuda", processes=processes)
     scaled = scale(config, loader.steps_per_epoch)
-    evaluator = Evaluator(config, val_set, device)
+    evaluator = Evaluator(config, val_set, device, processes)
     reporter = build_reporter(scaled.steps)
     reporter.message(scaled.describe())
+    if processes.world_size > 1:
+        share = f"{settings.accumulate} x {settings.images_per_step // settings.accumulate // processes.world_size}"
+        text = f"{settings.images_per_step} images a step on {processes.world_size} processes, {share} on each"
+        reporter.message(text)
     schedule = {**settings.schedule.model_dump(), "milestones": scaled.milestones}
     trainer = Trainer(
         model.to(device),
@@ -116,12 +167,15 @@ def _build_trainer(
         evaluate=lambda candidate: evaluator(candidate).metrics.metrics,
         validation_loss=_validation_loss(config, evaluator) if settings.val_loss else None,
         reporter=reporter,
+        processes=processes,
     )
     return trainer, evaluator
 
 
 def _validation_loss(config: Config, evaluator: Evaluator) -> Callable[[nn.Module], Mapping[str, Any]]:
     def losses(model: nn.Module) -> Mapping[str, Any]:
-        return validation_losses(model, evaluator.loader, device=evaluator.device, precision=config.eval.precision)
+        own, _ = share_of(evaluator.loader, evaluator.processes)
+        options: dict[str, Any] = {"device": evaluator.device, "precision": config.eval.precision}
+        return validation_losses(model, own, processes=evaluator.processes, **options)
 
     return losses

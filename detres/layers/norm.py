@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -47,6 +48,71 @@ class FrozenBatchNorm2d(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+class SyncBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation over the batches of all processes (torch.distributed), on CPUs too.
+
+    On a GPU it computes what nn.SyncBatchNorm does, alone and in evaluation what nn.BatchNorm2d does. On CPUs, which
+    torch refuses, mean and variance are sums over the processes of what each has, the variance about the common mean,
+    and so are their gradients. No nn.SyncBatchNorm itself: DistributedDataParallel would refuse that on CPUs as well.
+    """
+
+    process_group = None
+    is_synchronised = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape, in the dtype of the input."""
+        if not (self.training and _others_compute()):
+            return super().forward(x)
+        if x.device.type != "cpu":
+            return nn.SyncBatchNorm.forward(self, x)  # type: ignore[arg-type]
+        values = x if x.dtype == torch.float64 else x.float()
+        sums = _sum_over_processes(torch.cat([values.sum((0, 2, 3)), values.new_tensor([x.numel() // x.shape[1]])]))
+        mean, count = sums[:-1] / sums[-1], sums[-1].detach()
+        centred = values - mean[:, None, None]
+        variance = _sum_over_processes(centred.square().sum((0, 2, 3))) / count
+        if self.track_running_stats:
+            self._collect(mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
+        scale = torch.rsqrt(variance + self.eps) * self.weight
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+    def _check_non_zero_input_channels(self, x: Tensor) -> None:
+        """What nn.SyncBatchNorm.forward asks of itself."""
+        nn.SyncBatchNorm._check_non_zero_input_channels(self, x)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def _collect(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """A sum to which all processes contribute and which all use: so the gradient is a sum over all as well."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _sum_over_processes(values: Tensor) -> Tensor:
+    return _SumOverProcesses.apply(values)
+
+
+def _others_compute() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def make_norm(name: str, channels: int, eps: float = 1e-5) -> nn.Module:
     """The norm of that name for maps of `channels` channels.
 
@@ -59,7 +125,7 @@ def make_norm(name: str, channels: int, eps: float = 1e-5) -> nn.Module:
         case "frozen_batch":
             return FrozenBatchNorm2d(channels, eps=eps)
         case "sync_batch":
-            return nn.SyncBatchNorm(channels, eps=eps)
+            return SyncBatchNorm(channels, eps=eps)
         case "group":
             return nn.GroupNorm(math.gcd(32, channels), channels, eps=eps)
         case "none":

@@ -11,6 +11,19 @@ from detres.structures.image_batch import ImageBatch
 
 
 @dataclass(frozen=True)
+class BatchNote:
+    """What can be said of a Batch without its pixels: little enough to tell every other process in every step."""
+
+    image_ids: list[Any]
+    files: list[str]
+    skipped: tuple[str, ...] = ()
+    num_dropped_boxes: int = 0
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Images and what is to be learned from them.
 
@@ -31,6 +44,10 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def note(self) -> BatchNote:
+        """Ids, files and what was left out."""
+        return BatchNote(self.image_ids, self.files, self.skipped, self.num_dropped_boxes)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""

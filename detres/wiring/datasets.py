@@ -32,6 +32,7 @@ from detres.data.samples import (
 from detres.data.transforms import DetectionTransforms
 from detres.data.views import SubsetDataset, aspect_ratios, images_with_objects, repeat_factors, with_classes
 from detres.data.voc import VocDataset
+from detres.structures.processes import ALONE, Processes
 from detres.wiring.outside import outside_class
 
 AnyDataset = DetectionDataset | ClassificationDataset
@@ -168,8 +169,10 @@ def build_transforms(config: Config, training: bool) -> DetectionTransforms:
     return DetectionTransforms([step.model_dump() for step in steps], min_box_size=config.data.min_box_size)
 
 
-def build_train_loader(config: Config, dataset: AnyDataset, *, pin_memory: bool = False) -> TrainLoader:
-    """Endless training batches."""
+def build_train_loader(
+    config: Config, dataset: AnyDataset, *, pin_memory: bool = False, processes: Processes = ALONE
+) -> TrainLoader:
+    """Endless training batches; of several processes each gets its share of them."""
     data, train = config.data, config.train
     ratios = repeats = None
     if not isinstance(config.model, model_settings.ClassifierSettings):
@@ -183,6 +186,8 @@ def build_train_loader(config: Config, dataset: AnyDataset, *, pin_memory: bool 
         aspect_ratios=ratios,
         repeat_factors=repeats,
         micro_batches=train.accumulate,
+        rank=processes.rank,
+        world_size=processes.world_size,
     )
     return TrainLoader(
         _samples(config, dataset, training=True),
@@ -190,6 +195,7 @@ def build_train_loader(config: Config, dataset: AnyDataset, *, pin_memory: bool 
         size_divisibility=config.model.pixels.size_divisibility,
         workers=data.workers,
         timeout=data.worker_timeout,
+        restarts=data.worker_restarts,
         pin_memory=pin_memory,
     )
 

@@ -1,6 +1,9 @@
 """Every kind of image file comes out as RGB uint8, or as one clear error."""
 
 import io
+import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,7 @@ import pytest
 from PIL import Image
 
 from detres.data import image_io
-from detres.data.image_io import ImageError, read_image
+from detres.data.image_io import ImageError, read_image, read_size_hw
 
 
 def _gradient(height: int = 40, width: int = 60) -> np.ndarray:
@@ -121,6 +124,61 @@ def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     Image.fromarray(_gradient()).save(tmp_path / "a.png")
     with pytest.raises(ImageError, match="60 x 40 pixels are more than"):
         read_image(tmp_path / "a.png")
+
+
+def _png(width: int, height: int) -> bytes:
+    """A PNG that says so large, and holds nothing."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [header, b"IDAT" + zlib.compress(b""), b"IEND"]
+    framed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+def _claiming(kind: str, width: int, height: int) -> bytes:
+    """A tiny image of that format whose header claims another size."""
+    if kind == "png":
+        return _png(width, height)
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 8)).save(buffer, kind)
+    data = bytearray(buffer.getvalue())
+    if kind == "jpeg":
+        place = data.index(b"\xff\xc0") + 5
+        data[place : place + 4] = struct.pack(">HH", height, width)
+    elif kind == "gif":
+        data[6:10] = struct.pack("<HH", width, height)
+    else:
+        data[18:26] = struct.pack("<ii", width, height)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "bmp"])
+def test_a_huge_image_is_refused_by_its_header(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(_claiming(kind, 20_000, 20_000))
+    for read in (read_image, read_size_hw):
+        with pytest.raises(
+            ImageError, match=r"400000000 pixels are more than the limit of 178956970; .* tiles"
+        ) as caught:
+            read(path)
+        assert str(path) in str(caught.value)
+
+
+def test_a_whole_image_of_20000_by_20000_costs_no_memory(tmp_path: Path) -> None:
+    """A decompression bomb: 400 million pixels in 49 kB."""
+    rows = zlib.compressobj(9)
+    body = b"".join([*(rows.compress(bytes(2501)) for _ in range(20_000)), rows.flush()])
+    header = b"IHDR" + struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
+    chunks = [header, b"IDAT" + body, b"IEND"]
+    framed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    path = tmp_path / "bomb.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(framed))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match=r"bomb\.png: 400000000 pixels"):
+            read_image(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_damaged_bytes_never_escape_as_another_error(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from detres.data.coco import CocoDataset
 from detres.data.image_io import ImageError
-from detres.data.loader import EvalLoader, TrainLoader
+from detres.data.loader import EvalLoader, TrainLoader, WorkerError
 from detres.data.sampler import TrainSampler
 from detres.data.samples import Sample, SampleKey, TransformedDetectionDataset
 from detres.data.transforms import DetectionTransforms
@@ -137,6 +138,33 @@ def test_hung_worker(coco: CocoDataset) -> None:
     loader = TrainLoader(samples, TrainSampler(len(samples), 2, 0), workers=1, timeout=0.3)
     with pytest.raises(RuntimeError, match=r"(?s)worker died or hung.*timed out.*data\.worker_timeout"):
         next(loader.stream())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_workers_that_were_killed_are_replaced_and_no_batch_is_lost(coco: CocoDataset, seed: int) -> None:
+    samples = _samples(coco)
+    alone = list(islice(_loader(samples).stream(2), 9))
+    killed_after = np.random.default_rng(seed).choice(8, 2, replace=False)
+    stream, batches = _loader(samples, workers=2, restarts=2).stream(2), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number in range(9):
+            if number in killed_after:
+                for worker in multiprocessing.active_children():
+                    os.kill(worker.pid, signal.SIGKILL)
+                    worker.join()
+            batches.append(next(stream))
+    stream.close()  # type: ignore[attr-defined]
+    assert all(_same(one, other) for one, other in zip(alone, batches, strict=True))
+
+
+def test_workers_are_replaced_as_often_as_allowed(coco: CocoDataset) -> None:
+    samples = _Dying(coco, DetectionTransforms([]))
+    with (
+        pytest.warns(UserWarning, match=r"died or hung.*Starting new workers \(1 of 1 times\)"),
+        pytest.raises(WorkerError, match="died or hung"),
+    ):
+        next(_loader(samples, workers=1, restarts=1).stream())
 
 
 def test_a_bug_keeps_its_traceback(coco: CocoDataset) -> None:

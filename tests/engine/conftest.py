@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detres.engine.follower import FollowerDirectory
 from detres.engine.optimizer import build_optimizer
 from detres.engine.records import TrainerSettings
 from detres.engine.run_directory import RunDirectory
 from detres.engine.schedule import build_schedule
 from detres.engine.trainer import Trainer
 from detres.structures import Batch, ImageBatch
+from detres.structures.processes import ALONE, Processes
 
 HEADER = {"kind": "classifier", "config": {"train": {"lr": 0.1}}, "class_names": ["a", "b"]}
 
@@ -131,6 +133,7 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
         optimizer: dict[str, Any] | None = None,
         evaluate: Any = None,
         validation_loss: Any = None,
+        processes: Processes = ALONE,
         **settings: Any,
     ) -> Trainer:
         torch.manual_seed(1)
@@ -142,12 +145,15 @@ def make_trainer(tmp_path: Path) -> Callable[..., Trainer]:
             build_optimizer(model, **options),
             build_schedule(**{"type": "cosine", "steps": chosen.steps, "warmup_steps": 2, **(schedule or {})}),
             loader or TinyLoader(),
-            RunDirectory(tmp_path / folder, resume=resume),
+            RunDirectory(tmp_path / folder, resume=resume)
+            if processes.rank == 0
+            else FollowerDirectory(tmp_path / folder),
             chosen,
             header=HEADER,
             evaluate=evaluate,
             validation_loss=validation_loss,
             reporter=Recorder(),
+            processes=processes,
         )
 
     return make

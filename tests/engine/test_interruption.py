@@ -25,6 +25,23 @@ def test_a_signal_is_noted_then_raised():
     assert caught.value.exit_code == 143
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs SIGUSR1")
+def test_the_early_warning_of_a_scheduler():
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(Interrupted, match="stopped by SIGUSR1$") as caught:
+            interruption.check()
+    assert caught.value.exit_code == 138
+
+
+def test_a_signal_that_is_still_on_its_way(monkeypatch):
+    with Interruption() as interruption:
+        interruption.check()
+        monkeypatch.setattr("detres.engine.interruption.sleep", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            interruption.check_soon()
+
+
 def test_at_once():
     with Interruption() as interruption:
         with pytest.raises(Interrupted, match="stopped by Ctrl-C"), interruption.at_once():

@@ -302,6 +302,103 @@ def test_a_failing_loader_or_evaluation_loses_no_step(make_trainer, tiny_loader,
     assert load_checkpoint(tmp_path / "other" / "last.pt")["progress"]["step"] == 5
 
 
+def test_a_signal_need_not_wait_for_data(make_trainer, tiny_loader, tmp_path):
+    class Hanging(tiny_loader):
+        def batch(self, start):
+            if start == 8:
+                os.kill(os.getpid(), signal.SIGTERM)
+                pytest.fail("the signal came late")
+            return super().batch(start)
+
+    with pytest.raises(Interrupted) as caught:
+        make_trainer(loader=Hanging()).run()
+    assert caught.value.exit_code == 143
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["progress"]["step"] == 4
+
+
+def test_a_scheduler_that_ends_the_workers_too_sees_its_own_exit_code(make_trainer, tiny_loader, monkeypatch):
+    monkeypatch.setattr("detres.engine.interruption.sleep", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted) as caught:
+        make_trainer(loader=tiny_loader(fail=8)).run()
+    assert caught.value.exit_code == 143
+
+
+def test_a_damaged_last_checkpoint_costs_the_steps_since_the_one_before(make_trainer, tmp_path):
+    whole = make_trainer(folder="whole", checkpoint_every=2, keep_checkpoints=2)
+    whole.run()
+    make_trainer(checkpoint_every=2, keep_checkpoints=2).run()
+    data = bytearray((tmp_path / "run" / "last.pt").read_bytes())
+    weight = load_checkpoint(tmp_path / "run" / "last.pt")["model"]["fc.weight"].numpy().tobytes()
+    data[data.index(weight)] ^= 1
+    (tmp_path / "run" / "last.pt").write_bytes(data)  # step_00000006.pt is the same file
+    again = make_trainer(resume=True, checkpoint_every=2, keep_checkpoints=2)
+    with pytest.warns(UserWarning, match=r"last\.pt is damaged.*Going on from step_00000004\.pt, step 4"):
+        assert again.resume() == 4
+    again.run()
+    _assert_equal(_weights(whole), _weights(again))
+    assert (tmp_path / "run" / "last.pt.damaged").exists()
+
+
+def test_means_of_a_log_line_include_the_steps_before_the_interruption(make_trainer, tmp_path):
+    make_trainer(folder="whole", log_every=6).run()
+    first = make_trainer(folder="cut", log_every=6)
+    advance = first.reporter.advance
+    first.reporter.advance = lambda step: (advance(step), step == 4 and os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        first.run()
+    second = make_trainer(folder="cut", resume=True, log_every=6)
+    second.resume()
+    second.run()
+    rows = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut")]
+    values = [[(row["step"], row["loss"], row["grad_norm"]) for row in run] for run in rows]
+    assert values[0] == values[1] and len(values[0]) == 2
+
+
+def test_killed_between_an_evaluation_and_its_checkpoint(make_trainer, tmp_path, monkeypatch):
+    """On resuming, the evaluation's line is not written twice, and best.pt is of the best step."""
+    values = {"whole": iter([0.2, 0.6, 0.4]), "run": iter([0.2, 0.6, 0.6, 0.4])}
+
+    def trainer(folder, **options):
+        return make_trainer(folder=folder, eval_every=2, evaluate=lambda _: {"AP": next(values[folder])}, **options)
+
+    trainer("whole").run()
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_, **__):
+        raise Killed
+
+    first = trainer("run")
+    first.reporter.message = lambda text: "step 4" in text and kill()
+    with pytest.raises(Killed):
+        first.run()
+    second = trainer("run", resume=True)
+    second.resume()
+    monkeypatch.setattr("detres.engine.run_directory.RunDirectory.share_last", kill)
+    with pytest.raises(Killed):
+        second.run()
+    monkeypatch.undo()
+    assert load_checkpoint(tmp_path / "run" / "best.pt")["progress"]["step"] == 2
+    third = trainer("run", resume=True)
+    third.resume()
+    third.run()
+    assert load_checkpoint(tmp_path / "run" / "best.pt")["progress"]["step"] == 4
+    rows = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "run")]
+    seen = [[(row["kind"], row["step"], row.get("AP")) for row in run] for run in rows]
+    assert seen[0] == seen[1]
+
+
+def test_a_clock_that_jumps_back_changes_no_figure(make_trainer, monkeypatch):
+    times = iter(range(10**9, 0, -86_400))
+    monkeypatch.setattr("time.time", lambda: float(next(times)))
+    trainer = make_trainer(log_every=1, eval_every=3, evaluate=lambda model: {"AP": 0.5})
+    assert trainer.run().seconds > 0
+    for _, values in trainer.reporter.logs:
+        assert values["images_per_second"] > 0
+        assert all(0 <= values[name] < 3600 for name in ("seconds_per_step", "loading_share", "eta_seconds"))
+
+
 def test_skipped_images_are_reported_and_counted(make_trainer):
     trainer = make_trainer(steps=30)
     assert trainer.run().skipped_images == 10
@@ -315,7 +412,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(make_trainer, tmp_path
     save = torch.save
 
     def full(state, file):
-        if state["progress"]["step"] == 4:
+        if state["progress"]["step"] >= 4:
             file.write(b"half a checkpoint")
             raise OSError(28, "No space left on device")
         save(state, file)
@@ -325,6 +422,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(make_trainer, tmp_path
         trainer.run()
     assert load_checkpoint(tmp_path / "run" / "last.pt")["progress"]["step"] == 2
     assert not list(Path(tmp_path / "run").glob(".*"))
+    assert trainer.progress.step == 6, "it goes on without the one of step 4; the last one must be written"
 
 
 def test_compile_wraps_the_model_and_leaves_its_names(make_trainer, monkeypatch, tmp_path):

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm2d
 
 from detres.layers.norm import NORM_NAMES, ConvNorm, FrozenBatchNorm2d, conv_norm, make_norm
+from detres.structures.processes import Processes
+from tests.together import run_together
 
 
 def randomize(norm: nn.Module) -> nn.Module:
@@ -113,3 +115,34 @@ def test_conv_norm_with_layers_before() -> None:
     pool, conv, norm = nn.AvgPool2d(2), nn.Conv2d(3, 4, 1), randomize(nn.BatchNorm2d(4)).eval()
     x = torch.randn(1, 3, 8, 8)
     torch.testing.assert_close(ConvNorm(pool, conv, norm)(x), norm(conv(pool(x))))
+
+
+def _normalised(norm: nn.Module, x: Tensor, upstream: Tensor) -> list[Tensor]:
+    """Output, gradients and statistics of one step."""
+    x = x.clone().requires_grad_()
+    y = norm(x)
+    gradients = torch.autograd.grad((y * upstream).sum(), [x, *norm.parameters()])
+    return [y.detach(), *gradients, norm.running_mean, norm.running_var]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sync_batch_norm_of_two_processes_is_batch_norm_of_both_their_images(dtype: torch.dtype) -> None:
+    plain, shared = (randomize(make_norm(name, 8)).train() for name in ("batch", "sync_batch"))
+    shared.load_state_dict(plain.state_dict())
+    x, upstream = (torch.randn(5, 8, 6, 7) * 3 + 100).to(dtype), torch.randn(5, 8, 6, 7)
+    shares = [slice(0, 2), slice(2, 5)]  # unequal ones
+
+    def share(processes: Processes) -> list[Tensor]:
+        own = shares[processes.rank]
+        return _normalised(shared, x[own], upstream[own])
+
+    first, second = run_together(2, share)
+    y, by_x, by_weight, by_bias, mean, variance = _normalised(plain, x, upstream)
+    close: dict[str, float] = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 5e-2}
+    torch.testing.assert_close(torch.cat([first[0], second[0]]), y, **close)
+    torch.testing.assert_close(torch.cat([first[1], second[1]]), by_x, **close)
+    torch.testing.assert_close(first[2] + second[2], by_weight, **close)
+    torch.testing.assert_close(first[3] + second[3], by_bias, **close)
+    for found in (first, second):
+        torch.testing.assert_close(found[4], mean, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(found[5], variance, rtol=1e-4, atol=1e-4)
