@@ -174,6 +174,7 @@ def _checked(batches: Iterable[Any]) -> Iterator[Batch]:
     _defer_worker_deaths()
     while True:
         try:
+            _require_all_alive(iterator)
             with _batch_awaited():
                 batch = next(iterator)
         except StopIteration:
@@ -189,6 +190,14 @@ def _checked(batches: Iterable[Any]) -> Iterator[Batch]:
         if isinstance(batch, _Failure):
             raise batch.error
         yield batch
+
+
+def _require_all_alive(iterator: Any) -> None:
+    """Raise for a worker that has ended: torch waits for one in vain if anything else has asked for its exit code."""
+    ended = [worker for worker in getattr(iterator, "_workers", ()) if worker.exitcode is not None]
+    if ended:
+        codes = ", ".join(f"pid {worker.pid}: exit code {worker.exitcode}" for worker in ended)
+        raise RuntimeError(f"DataLoader worker ended by itself or was killed ({codes})")
 
 
 _awaited = False
