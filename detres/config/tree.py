@@ -6,6 +6,7 @@ from typing import TypeAlias
 from detres.config.errors import ConfigError, Mistake
 
 OVERRIDE = "override"
+MAX_DEPTH = 100  # of lists and mappings in each other
 Scalar: TypeAlias = str | int | float | bool | None
 Path: TypeAlias = tuple[str | int, ...]
 
@@ -46,13 +47,17 @@ def plain(node: Node) -> object:
     return node.value
 
 
-def from_plain(value: object, origin: str) -> Node:
-    """A tree of plain containers, all of one origin."""
+def from_plain(value: object, origin: str, depth: int = 0) -> Node:
+    """A tree of plain containers, all of one origin. Raises ConfigError for values of other kinds."""
+    if depth > MAX_DEPTH:
+        raise ConfigError([Mistake(origin, "", "nested too deeply to be a configuration")])
     if isinstance(value, dict):
-        return Node({str(key): from_plain(child, origin) for key, child in value.items()}, origin)
+        return Node({str(key): from_plain(child, origin, depth + 1) for key, child in value.items()}, origin)
     if isinstance(value, list | tuple):
-        return Node([from_plain(child, origin) for child in value], origin)
-    assert value is None or isinstance(value, str | int | float | bool), f"not a plain value: {type(value)}"
+        return Node([from_plain(child, origin, depth + 1) for child in value], origin)
+    if value is not None and not isinstance(value, str | int | float | bool):
+        text = f"holds a {type(value).__name__}, expected text, numbers, lists and mappings"
+        raise ConfigError([Mistake(origin, "", text)])
     return Node(value, origin)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import yaml
 
 from detres.config.errors import ConfigError, Mistake
-from detres.config.tree import Node, Scalar
+from detres.config.tree import MAX_DEPTH, Node, Scalar
 
 MAX_VALUES = 200_000  # after the expansion of aliases
 _TAG = "tag:yaml.org,2002:"
@@ -66,6 +66,8 @@ class _Converter:
             self.refuse(line, f"expands to more than {MAX_VALUES} values; write it without nested aliases")
         if any(node is outer for outer in above):
             self.refuse(line, "an alias (*name) refers to a value that contains it")
+        if len(above) > MAX_DEPTH:
+            self.refuse(line, "nested too deeply to be a configuration")
         origin, above = self.origin_of_line(line), (*above, node)
         if isinstance(node, yaml.MappingNode):
             return Node(self.mapping(node, above), origin)

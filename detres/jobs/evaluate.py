@@ -165,7 +165,9 @@ def evaluate(
         evaluator = _evaluator_alone(config, split, device)
         dataset = cast(DetectionDataset, evaluator.dataset)
         rows = read_coco_results(detections)
-        found = detections_from_results(rows, image_ids(dataset), dataset.category_ids, dataset.class_names)
+        found = detections_from_results(
+            rows, image_ids(dataset), dataset.category_ids, dataset.class_names, str(detections)
+        )
         # COCO's metrics take the rows themselves: Detections hold single precision, which moves boxes and makes ties.
         metrics = evaluator.judge_rows(rows) if config.eval.metric == "coco" else evaluator.judge(found)
         evaluation = Evaluation(metrics, found)
