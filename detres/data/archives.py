@@ -113,8 +113,8 @@ def _need_room(archive: Path, folder: Path, total: int, written: int = 0) -> Non
     """DownloadError when an archive unpacks to so much that it must be a trap, or than the disk holds."""
     if total > _limit(archive):
         raise DownloadError(
-            f"{archive}: {archive.stat().st_size} bytes that unpack to {total} or more: such an archive is made to fill "
-            "disks; nothing of it was unpacked. If it is what you want, unpack it by hand"
+            f"{archive}: {archive.stat().st_size} bytes that unpack to {total} or more: such an archive is made to "
+            "fill disks; nothing of it was unpacked. If it is what you want, unpack it by hand"
         )
     need_space(folder, total - written, archive)
 

@@ -71,7 +71,9 @@ def run(jobs: Sequence[Job], seed: int) -> Outcomes:
             name, number = jobs[start]
             start += 1
             outcomes.counts[name, "failed"] += 1
-            outcomes.failures.append(Failure(name, number, f"killed the process, or did not end (exit {process.exitcode})"))
+            outcomes.failures.append(
+                Failure(name, number, f"killed the process, or did not end (exit {process.exitcode})")
+            )
     return outcomes
 
 

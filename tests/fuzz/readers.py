@@ -165,5 +165,3 @@ def readers() -> list[Reader]:
         Reader("zip", ".zip", archives, zipped, _extract),
         Reader("tar", ".tar", samples.tar_files(), mutate_tar, _extract),
     ]
-
-
