@@ -7,6 +7,7 @@ from detres.config.errors import ConfigError, Mistake
 
 OVERRIDE = "override"
 MAX_DEPTH = 100  # of lists and mappings in each other
+MAX_BITS = 1024  # of a whole number; Python does not even write out those of thousands of digits
 Scalar: TypeAlias = str | int | float | bool | None
 Path: TypeAlias = tuple[str | int, ...]
 
@@ -51,12 +52,13 @@ def from_plain(value: object, origin: str, depth: int = 0) -> Node:
     """A tree of plain containers, all of one origin. Raises ConfigError for values of other kinds."""
     if depth > MAX_DEPTH:
         raise ConfigError([Mistake(origin, "", "nested too deeply to be a configuration")])
-    if isinstance(value, dict):
-        return Node({str(key): from_plain(child, origin, depth + 1) for key, child in value.items()}, origin)
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return Node({key: from_plain(child, origin, depth + 1) for key, child in value.items()}, origin)
     if isinstance(value, list | tuple):
         return Node([from_plain(child, origin, depth + 1) for child in value], origin)
-    if value is not None and not isinstance(value, str | int | float | bool):
-        text = f"holds a {type(value).__name__}, expected text, numbers, lists and mappings"
+    too_long = isinstance(value, int) and value.bit_length() > MAX_BITS
+    if too_long or not (value is None or isinstance(value, str | int | float | bool)):
+        text = f"holds a {type(value).__name__}, expected text, numbers, lists, and mappings with names"
         raise ConfigError([Mistake(origin, "", text)])
     return Node(value, origin)
 

@@ -78,7 +78,7 @@ def run(jobs: Sequence[Job], seed: int) -> Outcomes:
 
 
 def _reports(receiver: Connection) -> Iterator[tuple[str, int, str, str]]:
-    """What the process says, until it is done, dies, or says nothing for too long (the first word takes its imports)."""
+    """What the process says, until it is done, dies, or says nothing for too long (its imports take a while)."""
     patience = 120.0
     while receiver.poll(patience):
         try:
@@ -105,7 +105,7 @@ def _work(sender: Connection, jobs: list[Job], seed: int) -> None:
 
 
 def examine(reader: Any, content: bytes, work: Path) -> tuple[str, str]:
-    """Let a reader read `content` in the folder `work`: accepted, refused or failed, and the reason for the last two."""
+    """Let a reader read `content` in the folder `work`: accepted, refused or failed, and the reason of the last two."""
     path = work / f"input{reader.suffix}"
     path.write_bytes(content)
     before, peak = set(os.listdir(work)), _peak()
@@ -127,7 +127,9 @@ def examine(reader: Any, content: bytes, work: Path) -> tuple[str, str]:
 def _in_good_order(error: BaseException, path: Path, reader: str) -> bool:
     """Whether this is an error of detres's own (or a plain ValueError) that names the file."""
     own = type(error).__module__.startswith("detres.") or type(error) is ValueError
-    return own and (path.name in str(error) or reader == "override")
+    return own and (
+        reader in ("config", "override") or any(part in str(error) for part in (path.name, str(path.parent)))
+    )
 
 
 @contextmanager

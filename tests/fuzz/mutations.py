@@ -29,9 +29,9 @@ TOKENS = [
     b"\xff\xff\xff\x7f", b"\xff" * 8, b"\0" * 16, b"PK\x01\x02", b"PK\x05\x06", b"\t", b"\r", b"\x85", b"\xe2\x80\xa8",
 ]  # fmt: skip
 VALUES = [
-    None, True, False, 0, 1, -1, 2, 3, 255, 65536, 10**6, 2**31, 2**63, 2**64, 10**400, 0.5, -0.0, 1e-320, 1e308, -1e308,
-    float("nan"), float("inf"), "", "0", "a", "\0", "\ud800", "\x1b[31mred\x1b[0m", "<script>alert(1)</script>", "$x_$",
-    "../../escaped", "/etc/passwd", ESCAPED, "null", "²", "é" * 300, "x" * 100_000, "os:system", [], {}, [[]], [None],
+    None, True, False, 0, 1, -1, 2, 3, 255, 65536, 10**6, 2**31, 2**63, 2**64, 10**400, 0.5, -0.0, 1e-320, 1e308,
+    -1e308, float("nan"), float("inf"), "", "0", "a", "\0", "\ud800", "\x1b[31mred\x1b[0m", "<script>alert(1)</script>",
+    "$x_$", "../../escaped", "/etc/passwd", ESCAPED, "null", "²", "é" * 300, "x" * 100_000, "os:system", [], {}, [[]], [None],
     {"": 0}, {"type": "os:system"}, {"id": 1},
 ]  # fmt: skip
 

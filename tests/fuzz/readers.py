@@ -105,7 +105,7 @@ def _read_override(path: Path) -> None:
 
 
 def _read_results(path: Path) -> None:
-    found = detections_from_results(read_coco_results(path), [1, "two"], [3, 7], ["cat", "dog"])
+    found = detections_from_results(read_coco_results(path), [1, "two"], [3, 7], ["cat", "dog"], str(path))
     assert all(bool(torch.isfinite(each.boxes_xyxy).all()) and math.isfinite(each.scores.sum()) for each in found)
 
 
