@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from tests.fuzz.mutations import ESCAPED
 
-SECONDS = 20  # for one input; code that does not come back to Python is killed after twice that
+SECONDS = 10  # of the processor, for one input
+PATIENCE = 120.0  # seconds without a word after which the process is killed: it does not come back to Python
 MEMORY = 1 << 30  # bytes that one input may add
 ACCEPTED, REFUSED = "accepted", "refused"
 _IMAGE = "input.jpg"  # the image that annotations speak of
@@ -78,14 +79,12 @@ def run(jobs: Sequence[Job], seed: int) -> Outcomes:
 
 
 def _reports(receiver: Connection) -> Iterator[tuple[str, int, str, str]]:
-    """What the process says, until it is done, dies, or says nothing for too long (its imports take a while)."""
-    patience = 120.0
-    while receiver.poll(patience):
+    """What the process says, until it is done, dies, or says nothing for too long."""
+    while receiver.poll(PATIENCE):
         try:
             yield receiver.recv()
         except EOFError:
             return
-        patience = 2 * SECONDS
 
 
 def _work(sender: Connection, jobs: list[Job], seed: int) -> None:
@@ -137,13 +136,13 @@ def _time_limit() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise TimeoutError(f"not done after {SECONDS} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def _limit_memory() -> None:
