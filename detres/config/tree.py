@@ -71,7 +71,7 @@ def merge(base: Node, over: Node, key: str = "") -> Node:
     """
     if not isinstance(over.value, dict):
         return over
-    if isinstance(base.value, list) and over.origin == OVERRIDE and all(part.isdigit() for part in over.value):
+    if isinstance(base.value, list) and over.origin == OVERRIDE and all(part.isdecimal() for part in over.value):
         return _merge_items(base.value, over.value, key)
     if not isinstance(base.value, dict) or _type_changes(base.value, over.value):
         return over
@@ -89,7 +89,7 @@ def _type_changes(base: dict[str, Node], over: dict[str, Node]) -> bool:
 def _merge_items(base: list[Node], over: dict[str, Node], key: str) -> Node:
     merged = list(base)
     for name, child in over.items():
-        if int(name) >= len(base):
+        if len(name) > 9 or int(name) >= len(base):
             expected = f"0 to {len(base) - 1}" if base else "none, the list is empty"
             raise ConfigError([Mistake(OVERRIDE, f"{key}.{name}", f"got list index {name}, expected {expected}")])
         merged[int(name)] = merge(merged[int(name)], child, f"{key}.{name}")

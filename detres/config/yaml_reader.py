@@ -68,6 +68,8 @@ class _Converter:
             self.refuse(line, "an alias (*name) refers to a value that contains it")
         if len(above) > MAX_DEPTH:
             self.refuse(line, "nested too deeply to be a configuration")
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in (f"{_TAG}map", f"{_TAG}seq"):
+            self.refuse(line, f"the tag {node.tag} is not supported; write a plain list or mapping")
         origin, above = self.origin_of_line(line), (*above, node)
         if isinstance(node, yaml.MappingNode):
             return Node(self.mapping(node, above), origin)
