@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from detres.cli import exchange, health, judging, looking, training
+from detres.files.plain_text import printable_lines
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -51,7 +52,7 @@ def _guarded(command: Command, arguments: argparse.Namespace) -> int:
     except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
         if os.environ.get("DETRES_DEBUG"):
             raise
-        print(f"detres: error: {error}", file=sys.stderr)
+        print(printable_lines(f"detres: error: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt as stopped:
         print(f"detres: {str(stopped) or 'interrupted'}", file=sys.stderr)
@@ -59,7 +60,7 @@ def _guarded(command: Command, arguments: argparse.Namespace) -> int:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"detres: warning: {message}", file=sys.stderr)
+    print(printable_lines(f"detres: warning: {message}"), file=sys.stderr)
 
 
 _COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Command, str]] = {

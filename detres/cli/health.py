@@ -2,7 +2,7 @@
 
 import argparse
 
-from detres.cli.shared import ProgressLine, add_config, print_paths
+from detres.cli.shared import ProgressLine, add_config, print_paths, say
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:
@@ -14,8 +14,8 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
 
 def doctor(arguments: argparse.Namespace) -> int:
     from detres.config import load_config
+    from detres.files.plain_text import printable
     from detres.jobs.doctor import doctor
-    from detres.structures.drawing import printable
 
     if arguments.workers is not None and arguments.workers < 1:
         raise ValueError(f"--workers: got {arguments.workers}, expected at least 1")
@@ -26,8 +26,8 @@ def doctor(arguments: argparse.Namespace) -> int:
         diagnosis = doctor(loaded, **options, progress=shown.update)
     finally:
         shown.finish()
-    print(f"{diagnosis.findings.table()}\n")
+    say(f"{diagnosis.findings.table()}\n")
     for line in (*diagnosis.summary, *diagnosis.fixed):
-        print(printable(line))
+        say(printable(line))
     print_paths(diagnosis.written)
     return int(diagnosis.findings.count("error") > 0)

@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from detres.files.plain_text import printable, printable_lines
+
 
 def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """--config and the settings to change."""
@@ -13,10 +15,15 @@ def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change: train.batch_size=8")
 
 
+def say(text: str) -> None:
+    """Print lines for a person; names in them may come from anywhere."""
+    print(printable_lines(text))
+
+
 def print_paths(paths: Sequence[Path]) -> None:
     """The files that were written, one a line."""
     for path in paths:
-        print(f"  {path}")
+        say(printable(f"  {path}"))
 
 
 class ProgressLine:
@@ -32,7 +39,7 @@ class ProgressLine:
         if now - self._last < (0.1 if self._on_terminal else 10.0):
             return
         self._last = now
-        text = f"{done}/{total if total is not None else '?'} {name}"
+        text = printable(f"{done}/{total if total is not None else '?'} {name}")
         print(f"\r\x1b[K{text}" if self._on_terminal else text, end="" if self._on_terminal else "\n", file=sys.stderr)
 
     def finish(self) -> None:

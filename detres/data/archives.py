@@ -9,7 +9,7 @@ import tarfile
 import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from detres.files.download import CHUNK, Download, DownloadError, fetch, need_space, progress_lines
 
@@ -79,8 +79,8 @@ def _unpack_tar(archive: Path, folder: Path) -> None:
     with archive.open("rb") as file:
         head = file.read(8)
     unpacked = next((opener for magic, opener in _COMPRESSED.items() if head.startswith(magic)), open)
-    total = 0
-    with unpacked(archive, "rb") as file, tarfile.open(fileobj=_Bounded(file, _limit(archive)), mode="r:") as opened:
+    total, bounded = 0, cast(Any, _Bounded)
+    with unpacked(archive, "rb") as file, tarfile.open(fileobj=bounded(file, _limit(archive)), mode="r:") as opened:
         for member in opened:  # one pass: a compressed archive is not read twice
             if member.size < 0:  # tarfile would go back by it, for ever
                 raise tarfile.ReadError(f"{member.name} has the size {member.size}")

@@ -11,6 +11,11 @@ MAX_PIXELS = 178_956_970
 """Images with more pixels than this are refused: a small file can unpack to more memory than there is."""
 
 
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX")
+"""The formats that are read, whatever a file is called. Of others Pillow hands some to programs of other people's
+(PostScript to Ghostscript), and some have not been looked after for decades."""
+
+
 class ImageError(ValueError):
     """An image file that cannot be used; the message names the file, the trouble and the remedy."""
 
@@ -53,7 +58,7 @@ def read_size_hw(path: str | os.PathLike[str]) -> tuple[int, int]:
 def _open(path: str) -> Image.Image:
     """The opened file with its header read, not yet decoded."""
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=FORMATS)
     except FileNotFoundError:
         raise ImageError(f"{path}: the image file does not exist; check the path of its folder") from None
     except Image.DecompressionBombError as error:

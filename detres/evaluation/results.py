@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from detres.files.atomic_file import atomic_path
+from detres.files.atomic_file import atomic_path, write_text_atomically
 from detres.structures import Detections
 from detres.structures.boxes import xywh_to_xyxy
 
 _LARGEST = 1e30
+_LONGEST_FILE_NAME = 150  # bytes of a class; file systems take 255 in all
 _KEYS = ("image_id", "category_id", "bbox", "score")
 _ONE_INTEGER_A_LINE = re.compile(r"\[\n\s*(-?\d+(?:,\n\s*-?\d+)*)\n\s*\]")  # no string holds a bare line break
 
@@ -149,10 +150,12 @@ def write_voc_comp4(
     for found, image_id in zip(detections, image_ids, strict=True):
         boxes = found.boxes_xyxy.double() + torch.tensor([1, 1, 0, 0])
         for box, score, label in zip(boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True):
-            lines[label].append(" ".join([str(image_id), *(f"{value:.9g}" for value in (score, *box))]))
+            lines[label].append(
+                " ".join(["_".join(str(image_id).split()), *(f"{value:.9g}" for value in (score, *box))])
+            )
     for path, rows in zip(paths, lines, strict=True):
         with atomic_path(path) as temporary:
-            temporary.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+            temporary.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8", errors="surrogateescape")
     return paths
 
 
@@ -168,12 +171,12 @@ def write_results_json(path: str | Path, results: Mapping[str, Any]) -> None:
     except ValueError as error:
         raise ValueError(f"{path}: a result is NaN or infinite; write None and the reason instead") from error
     text = _ONE_INTEGER_A_LINE.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text_atomically(path, text + "\n")
 
 
 def _file_name(text: str) -> str:
-    return "".join("_" if c in '<>:"/\\|?*' or not c.isprintable() else c for c in text)
+    plain = "".join("_" if c in '<>:"/\\|?*' or not c.isprintable() else c for c in text)
+    return plain.encode()[:_LONGEST_FILE_NAME].decode(errors="ignore")
 
 
 def _check_lengths(detections: Sequence[Detections], image_ids: Sequence[Any]) -> None:

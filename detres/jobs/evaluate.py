@@ -37,6 +37,7 @@ from detres.evaluation.results import (
 )
 from detres.evaluation.voc import evaluate_voc
 from detres.files.atomic_file import require_writable
+from detres.files.plain_text import printable_lines
 from detres.jobs.classification_files import write_classification
 from detres.jobs.eval_weights import load_networks
 from detres.jobs.localization import NamingClassifier, localize_all
@@ -275,4 +276,4 @@ def _comparisons(
 
 def show(text: str) -> None:
     """Print for a person, at once."""
-    print(text, file=sys.stdout, flush=True)
+    print(printable_lines(text), file=sys.stdout, flush=True)

@@ -26,6 +26,10 @@ _IMAGE = "input.jpg"  # the image that annotations speak of
 Job = tuple[str, int]  # a reader and the number of its input
 
 
+class TimeIsUp(BaseException):
+    """No Exception, lest a reader takes it for damage to its file."""
+
+
 class Failure(NamedTuple):
     """An input that brought a reader to something else than a value or a refusal in good order."""
 
@@ -134,7 +138,7 @@ def _in_good_order(error: BaseException, path: Path, reader: str) -> bool:
 @contextmanager
 def _time_limit() -> Iterator[None]:
     def stop(*_: object) -> None:
-        raise TimeoutError(f"not done after {SECONDS} s")
+        raise TimeIsUp(f"not done after {SECONDS} s")
 
     before = signal.signal(signal.SIGPROF, stop)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)

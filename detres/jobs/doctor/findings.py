@@ -6,8 +6,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from detres.evaluation.metrics import format_rows
+from detres.files.plain_text import printable
 from detres.jobs.doctor.checks import CHECKS, Check, Severity
-from detres.structures.drawing import printable
 
 MAX_EXAMPLES = 20
 _EXAMPLE_WIDTH = 110

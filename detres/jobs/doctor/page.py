@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from detres.files.plain_text import printable
 from detres.jobs.doctor.findings import Example, Finding, Findings
 from detres.jobs.doctor.pictures import data_uri
-from detres.structures.drawing import printable
 
 MAX_PICTURED = 6  # examples of a check
 _HEAD = """<!DOCTYPE html>
