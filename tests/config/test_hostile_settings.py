@@ -32,7 +32,7 @@ def test_a_chain_of_bases_has_an_end(tmp_path: Path) -> None:
     refused(tmp_path / "0.yaml", "more than 50 bases one above the other")
 
 
-@pytest.mark.parametrize("name", ["x" * 5000, "~nobody-of-this-name/x.yaml", "a\0b", "\ud800"])
+@pytest.mark.parametrize("name", ["x" * 5000, "~nobody-of-this-name/x.yaml", "a\0b", "\ud800"], ids=range(4))
 def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
     refused(name, "no configuration")
     if name.isprintable():
@@ -52,6 +52,7 @@ def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
         (f"a: {'x' * MAX_BYTES}", "larger than 1048576 bytes"),
         ("".join(f"k{i}: 1\n" for i in range(500)), "and 403 more"),
     ],
+    ids=range(8),
 )
 def test_contents(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.yaml").write_text(text)
@@ -68,6 +69,7 @@ def test_contents(tmp_path: Path, text: str, message: str) -> None:
         ("model.roi_heads.box_head.channels=100000000", "expected a number less than or equal to 65536"),
         ("model.rpn.convs=100000000", "expected a number less than or equal to 1000"),
     ],
+    ids=range(6),
 )
 def test_overrides(override: str, message: str) -> None:
     refused("coco_r50.yaml", message, override)

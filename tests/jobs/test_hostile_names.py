@@ -49,7 +49,7 @@ def test_what_a_terminal_gets(capsys: pytest.CaptureFixture[str]) -> None:
     PlainReporter(1, stream).message("\n".join(NAMES))
     assert is_plain(stream.getvalue())
     say(NAMES[0])
-    assert main(["config", "--config", NAMES[0]]) == 1
+    assert main(["config", "show", "--config", NAMES[0]]) == 1
     shown = capsys.readouterr()
     assert is_plain(shown.out) and is_plain(shown.err) and "error: no configuration" in shown.err
 
