@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from detres.config import config_to_dict, load_config
-from detres.config.loader import config_from_dict
+from detres.config.loader import LoadedConfig, config_from_dict
 from detres.config.overrides import parse_overrides
 from detres.config.show import format_resolved
 from detres.data.annotations import DetectionDataset
@@ -27,6 +28,7 @@ from detres.data.own import XmlFolderDataset
 from detres.engine.metrics_log import read_metrics
 from detres.evaluation.results import detections_from_results, read_coco_results
 from detres.files.restricted import read_pickle
+from detres.jobs.doctor import doctor
 from detres.weights.sources import read_state_dict
 from detres.wiring.checkpoints import model_from_checkpoint
 from tests.fuzz import samples
@@ -119,6 +121,16 @@ def _extract(path: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
 
 
+def _consult_doctor(path: Path) -> None:
+    data = {"type": "coco", "annotations": str(path), "images": str(path.parent)}
+    config = config_from_dict({**yaml.safe_load(samples.DETECTOR), "data": {"train": data, "val": data}})
+    made = path.parent / "made"
+    try:
+        doctor(LoadedConfig(config, {}, (), "fuzz"), output=made / "page", fix=made / "fixed", workers=1)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
 def _load_torch(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), weights_only=True)
 
@@ -147,6 +159,7 @@ def readers() -> list[Reader]:
     torch_files = samples.torch_files()
     return [
         Reader("coco", ".json", [json.dumps(samples.COCO).encode()], mutate_json, _read_coco),
+        Reader("doctor", ".json", [json.dumps(samples.SICK).encode()], mutate_json, _consult_doctor),
         Reader("voc", ".xml", [samples.VOC.encode()], mutate_xml, _read_voc),
         Reader("config", ".yaml", [samples.CONFIG.encode()], mutate_yaml, _read_config),
         Reader("override", ".txt", [text.encode() for text in samples.OVERRIDES], mutate_bytes, _read_override),

@@ -25,6 +25,11 @@ COCO = {
     ],
     "categories": [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}],
 }
+SICK = {  # for the doctor, who looks into the image too
+    "images": [{"id": 1, "file_name": "input.jpg", "height": 24, "width": 32}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 20, 10], "area": 200}],
+    "categories": [{"id": 1, "name": "cat"}],
+}
 RESULTS = [
     {"image_id": 1, "category_id": 3, "bbox": [10.0, 20.0, 30.0, 40.0], "score": 0.9},
     {"image_id": "two", "category_id": 7, "bbox": [0, 0, 5, 5], "score": 0.5},
@@ -49,6 +54,10 @@ data:
   train_transforms: [{type: resize_shortest, short: [320], max: 400}, {type: horizontal_flip, p: 0.5}]
 train: {batch_size: 2, steps: 10, optimizer: {type: sgd, lr: 0.1}, schedule: {type: constant}}
 eval: {metric: coco, box_refinement: {}, multi_scale: {}}
+"""
+DETECTOR = """\
+model: {type: faster_rcnn, backbone: {type: resnet, depth: 18}, neck: {}}
+train: {batch_size: 1, steps: 1, optimizer: {type: sgd, lr: 0.1}, schedule: {type: constant}}
 """
 OVERRIDES = ["train.batch_size=8", "data.train_transforms.0.short=[256]", "model.backbone={type: vgg, depth: 13}"]
 BOX_LIST = "input.jpg n0 4 0 60 55\n"
