@@ -9,6 +9,7 @@ from contextlib import redirect_stdout
 
 from detres.cli import exchange, health, judging, looking, training
 from detres.cli.shared import process_place
+from detres.files.plain_text import printable_lines
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -63,7 +64,7 @@ def _guarded(command: Command, arguments: argparse.Namespace) -> int:
         if os.environ.get("DETRES_DEBUG"):
             raise
         if rank == 0 or not getattr(error, "is_everywhere", False):
-            print(f"{_speaker()}: error: {error}", file=sys.stderr)
+            print(printable_lines(f"{_speaker()}: error: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt as stopped:
         if rank == 0:
@@ -72,7 +73,7 @@ def _guarded(command: Command, arguments: argparse.Namespace) -> int:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"{_speaker()}: warning: {message}", file=sys.stderr)
+    print(printable_lines(f"{_speaker()}: warning: {message}"), file=sys.stderr)
 
 
 def _speaker() -> str:

@@ -19,7 +19,7 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
 
 
 def convert(arguments: argparse.Namespace) -> int:
-    from detres.cli.shared import print_paths
+    from detres.cli.shared import print_paths, say
     from detres.jobs.convert import convert
 
     (source_format, source), (target_format, target) = arguments.source, arguments.target
@@ -32,12 +32,12 @@ def convert(arguments: argparse.Namespace) -> int:
         overrides=arguments.overrides,
         ignore=arguments.ignore,
     )
-    print(f"{done.kind}: {done.num_tensors} tensors")
+    say(f"{done.kind}: {done.num_tensors} tensors")
     for text in done.assumed:
-        print(f"  assumed: {text}")
+        say(f"  assumed: {text}")
     if done.instructions:
-        print(f"for the same results in {target_format}:")
-        print("\n".join(f"  {line}" for line in done.instructions))
+        say(f"for the same results in {target_format}:")
+        say("\n".join(f"  {line}" for line in done.instructions))
     print_paths([done.path])
     return 0
 
@@ -47,9 +47,10 @@ def add_zoo(parser: argparse.ArgumentParser) -> None:
 
 
 def zoo(arguments: argparse.Namespace) -> int:
+    from detres.cli.shared import say
     from detres.jobs.zoo import details, table
     from detres.weights.zoo import entries
 
     wanted = " ".join(arguments.words).removeprefix("zoo:")
-    print(details(wanted) if any(entry.name == wanted for entry in entries()) else table(wanted))
+    say(details(wanted) if any(entry.name == wanted for entry in entries()) else table(wanted))
     return 0

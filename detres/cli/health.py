@@ -4,7 +4,7 @@ import argparse
 import shutil
 import sys
 
-from detres.cli.shared import ProgressLine, add_config, print_paths
+from detres.cli.shared import ProgressLine, add_config, print_paths, say
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +25,9 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
 
 def doctor(arguments: argparse.Namespace) -> int:
     from detres.config import load_config
+    from detres.files.plain_text import printable
     from detres.jobs.doctor import doctor
     from detres.jobs.doctor.report import format_findings
-    from detres.structures.drawing import printable
 
     if arguments.workers is not None and arguments.workers < 1:
         raise ValueError(f"--workers: got {arguments.workers}, expected at least 1")
@@ -39,8 +39,8 @@ def doctor(arguments: argparse.Namespace) -> int:
     finally:
         shown.finish()
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print(f"{format_findings(diagnosis.findings, width)}\n")
+    say(f"{format_findings(diagnosis.findings, width)}\n")
     for line in (*diagnosis.summary, *diagnosis.fixed):
-        print(printable(line))
+        say(printable(line))
     print_paths(diagnosis.written)
     return int(diagnosis.findings.count("error") > 0 or not diagnosis.is_fixed)

@@ -4,7 +4,8 @@ import argparse
 import re
 from pathlib import Path
 
-from detres.cli.shared import ProgressLine, add_config, print_paths
+from detres.cli.shared import ProgressLine, add_config, print_paths, say
+from detres.files.plain_text import printable
 
 
 def add_eval(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +45,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
         output=Path(output),
         trust_code=arguments.trust_code,
     )
-    print(f"{evaluation.metrics.table()}\n")
+    say(f"{evaluation.metrics.table()}\n")
     print_paths(written)
     return 0
 
@@ -95,9 +96,9 @@ def predict(arguments: argparse.Namespace) -> int:
     )
     shown.finish()
     for file, reason in summary.skipped:
-        print(f"skipped {file}: {reason}")
-    print(summary.headline)
+        say(f"skipped {printable(file)}: {reason}")
+    say(summary.headline)
     print_paths([summary.json, *summary.tables, *summary.pictures[:3]])
     if len(summary.pictures) > 3:
-        print(f"  ... and {len(summary.pictures) - 3} more pictures")
+        say(f"  ... and {len(summary.pictures) - 3} more pictures")
     return 0

@@ -2,7 +2,7 @@
 
 import argparse
 
-from detres.cli.shared import add_config, print_paths
+from detres.cli.shared import add_config, print_paths, say
 
 
 def add_benchmark(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         threads=arguments.threads,
     )
-    print(f"\n{format_results(results)}\n")
+    say(f"\n{format_results(results)}\n")
     print_paths(write_results(results, arguments.output))
     return 0
 
@@ -69,7 +69,7 @@ def figure(arguments: argparse.Namespace) -> int:
             raise ValueError("figure responses: --panel and --top belong to figure errors")
         options = {"num_images": arguments.images, "device": arguments.device, "trust_code": arguments.trust_code}
         figure = draw_responses(arguments.sources, output, **options)
-    print(f"{figure.table}\n")
+    say(f"{figure.table}\n")
     print_paths(figure.written)
     return 0
 
@@ -85,7 +85,7 @@ def architecture(arguments: argparse.Namespace) -> int:
     from detres.jobs.architecture import architecture
 
     config = load_config(arguments.config, arguments.overrides).config
-    print(architecture(config, arguments.size, arguments.classes).table())
+    say(architecture(config, arguments.size, arguments.classes).table())
     return 0
 
 
@@ -97,5 +97,5 @@ def add_config_command(parser: argparse.ArgumentParser) -> None:
 def config(arguments: argparse.Namespace) -> int:
     from detres.config import format_resolved, load_config
 
-    print(format_resolved(load_config(arguments.config, arguments.overrides)), end="")
+    say(format_resolved(load_config(arguments.config, arguments.overrides)).rstrip("\n"))
     return 0

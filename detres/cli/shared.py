@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from detres.files.plain_text import printable, printable_lines
+
 
 def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """--config and the settings to change."""
@@ -20,10 +22,15 @@ def process_place() -> tuple[int, int]:
     return (int(os.environ.get("RANK", "0")), count) if count > 1 else (0, 1)
 
 
+def say(text: str) -> None:
+    """Print lines for a person; names in them may come from anywhere."""
+    print(printable_lines(text))
+
+
 def print_paths(paths: Sequence[Path]) -> None:
     """The files that were written, one a line."""
     for path in paths:
-        print(f"  {path}")
+        say(printable(f"  {path}"))
 
 
 class ProgressLine:
@@ -39,7 +46,7 @@ class ProgressLine:
         if now - self._last < (0.1 if self._on_terminal else 10.0):
             return
         self._last = now
-        text = name if total is None and not done else f"{done}/{'?' if total is None else total} {name}"
+        text = printable(name if total is None and not done else f"{done}/{'?' if total is None else total} {name}")
         print(f"\r\x1b[K{text}" if self._on_terminal else text, end="" if self._on_terminal else "\n", file=sys.stderr)
 
     def finish(self) -> None:

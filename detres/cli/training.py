@@ -4,7 +4,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from detres.cli.shared import add_config, print_paths
+from detres.cli.shared import add_config, print_paths, say
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +31,8 @@ def _run_training(arguments: argparse.Namespace, kind: str) -> int:
 
     result = train(loaded, resume=arguments.resume)
     summary = result.summary
-    print(f"\n{result.evaluation.metrics.table()}\n")
-    print(f"trained {summary.steps} steps in {summary.seconds:.0f} s; the table is of the best weights")
+    say(f"\n{result.evaluation.metrics.table()}\n")
+    say(f"trained {summary.steps} steps in {summary.seconds:.0f} s; the table is of the best weights")
     print_paths([summary.best_checkpoint or summary.last_checkpoint, *result.written])
     return 0
 
@@ -55,12 +55,12 @@ def find_lr(arguments: argparse.Namespace) -> int:
     loaded = load_config(arguments.config, arguments.overrides)
     options = {name: getattr(arguments, name) for name in ("low", "high", "steps", "stop_above")}
     found = find_lr(loaded, arguments.output, **options)
-    print(found.describe())
+    say(found.describe())
     kept = [text for text in arguments.overrides if not text.startswith("train.optimizer.lr=")]
     tool = "pretrain" if loaded.config.model.type == "classifier" else "train_net"
     for name, rate in found.suggestions.items():
         command = ["python", f"tools/{tool}.py", "--config", arguments.config, *kept, f"train.optimizer.lr={rate:.2g}"]
-        print(f"{name}:\n  {shlex.join(command)}")
+        say(f"{name}:\n  {shlex.join(command)}")
     print_paths(found.written)
     return 0
 
@@ -79,8 +79,8 @@ def recompute_norms(arguments: argparse.Namespace) -> int:
 
     options = {name: getattr(arguments, name) for name in ("images", "evaluate", "overrides", "trust_code")}
     result = recompute_norms(arguments.weights, arguments.output, **options)
-    print(f"batch norm statistics of {result.num_images} training images")
+    say(f"batch norm statistics of {result.num_images} training images")
     if arguments.evaluate:
-        print(result.describe())
+        say(result.describe())
     print_paths([Path(arguments.output)])
     return 0

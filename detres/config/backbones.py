@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from detres.config.errors import show_value
-from detres.config.fields import ByType, NonNegativeFloat, PositiveInt, Settings
+from detres.config.fields import ByType, Channels, Layers, NonNegativeFloat, Settings
 
 Norm = Literal["batch", "frozen_batch", "sync_batch", "group", "none"]
 Shortcut = Literal["A", "B", "C", "none", "highway"]  # "none" is the plain net
@@ -19,8 +19,8 @@ class ResNetSettings(Settings):
     depth: Literal[18, 34, 50, 101, 152] = 50
     shortcut: Shortcut = "B"
     stride_in_1x1: bool = False  # True: the paper and MSRA; False: torchvision
-    groups: PositiveInt = 1
-    width_per_group: PositiveInt = 64
+    groups: Layers = 1
+    width_per_group: Channels = 64
     deep_stem: bool = False  # the "D" variant's three 3x3 convs
     avg_pool_shortcut: bool = False  # the "D" variant's downsampling
     norm: Norm = "batch"
@@ -46,7 +46,7 @@ class CifarResNetSettings(Settings):
     """The paper's networks for 32x32 images, plain ones included (detres.backbones.cifar_resnet.CifarResNet)."""
 
     type: Literal["cifar_resnet"]
-    depth: PositiveInt = 20  # 6n + 2
+    depth: Annotated[int, Field(gt=0, le=10_000)] = 20  # 6n + 2
     shortcut: Shortcut = "A"
     norm: Norm = "batch"
     norm_eps: NonNegativeFloat = 1e-5

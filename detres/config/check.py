@@ -11,19 +11,25 @@ from detres.config.keys import Place, expected_type, follow, hint_for_value, one
 from detres.config.schema import Config
 from detres.config.tree import Node, Path, plain
 
+MOST_MISTAKES = 100  # are told; each costs a search for the key that was meant
+
 
 def check(tree: Node) -> Config:
     """The Config that a tree describes. Raises ConfigError with all mistakes, in the order of the files."""
     try:
         return Config.model_validate(plain(tree))
     except ValidationError as error:
-        mistakes = [mistake for entry in error.errors() for mistake in _mistakes(entry, tree)]
-        raise ConfigError(sorted(dict.fromkeys(mistakes), key=_reading_order)) from None
+        entries = error.errors()
+        mistakes = [mistake for entry in entries[:MOST_MISTAKES] for mistake in _mistakes(entry, tree)]
+        ordered = sorted(dict.fromkeys(mistakes), key=_reading_order)
+        if len(entries) > MOST_MISTAKES:
+            ordered.append(Mistake("", "", f"and {len(entries) - MOST_MISTAKES} more"))
+        raise ConfigError(ordered) from None
 
 
 def _reading_order(mistake: Mistake) -> tuple[str, int]:
     name, _, line = mistake.where.rpartition(":")
-    return (name, int(line)) if line.isdigit() else (mistake.where, 0)
+    return (name, int(line)) if line.isdecimal() else (mistake.where, 0)
 
 
 def _mistakes(entry: Any, tree: Node) -> Iterator[Mistake]:

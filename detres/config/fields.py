@@ -66,7 +66,7 @@ class OrAuto:
             return value if value == "auto" else number(value)
 
         as_it_is = core_schema.plain_serializer_function_ser_schema(lambda value: value)
-        number = core_schema.int_schema(gt=0, strict=True)
+        number = core_schema.int_schema(gt=0, le=MOST, strict=True)
         return core_schema.no_info_wrap_validator_function(check, number, serialization=as_it_is)
 
 
@@ -81,9 +81,12 @@ def _has_default_type(variant: type[Settings]) -> bool:
 
 
 T = TypeVar("T")
-PositiveInt = Annotated[int, Field(gt=0)]
+MOST = 2**53  # larger whole numbers mean nothing, and floats cannot count them
+PositiveInt = Annotated[int, Field(gt=0, le=MOST)]
+Channels = Annotated[int, Field(gt=0, le=2**16)]  # those of a checkpoint are anybody's: they are to stay buildable
+Layers = Annotated[int, Field(gt=0, le=1000)]
 PositiveIntOrAuto = Annotated[int | Literal["auto"], OrAuto()]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=MOST)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

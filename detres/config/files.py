@@ -8,6 +8,9 @@ from detres.config.errors import ConfigError, Mistake, show_value
 from detres.config.tree import Node, merge
 from detres.config.yaml_reader import parse
 
+MAX_BYTES = 1 << 20  # of a configuration file
+MAX_BASES = 50  # one above the other
+
 
 def shipped_configs() -> Path:
     """The folder of the configurations that come with detres: of the checkout, or of the installed package."""
@@ -27,24 +30,51 @@ def find_config(name: str) -> Path:
 def _find(name: str, beside: Path, where: str, key: str) -> Path:
     folder = shipped_configs()
     named = [name] if name.endswith((".yaml", ".yml")) else [name, f"{name}.yaml"]
-    for candidate in (place / Path(option).expanduser() for place in (beside, folder) for option in named if option):
-        if candidate.is_file():
+    for candidate in (place / _at_home(option) for place in (beside, folder) for option in named if option):
+        if _is_file(candidate):
             return candidate.resolve()
     shipped = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml"))
     by_name = {Path(shipped_name).name: shipped_name for shipped_name in reversed(shipped)}
     near = get_close_matches(name, shipped, 1, 0.8)
     near = near or [by_name[match] for match in get_close_matches(Path(name).name, by_name, 1)]
     hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(n for n in shipped if '/' not in n)}"
-    looked = f"neither {beside / name} nor {folder / name} is a file"
+    looked = f"neither {beside / name} nor {folder / name} is a file" if len(name) < 200 else "no file has such a name"
     raise ConfigError([Mistake(where, key, f"no configuration {show_value(name)}: {looked}; {hint}")])
 
 
-def read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> tuple[Node, list[Path]]:
+def _at_home(name: str) -> Path:
+    """The path, its ~ replaced where there is such a user."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, a folder that may not be looked into
+        return False
+
+
+def read_with_bases(path: Path) -> tuple[Node, list[Path]]:
     """The merged tree of a file and its bases, and all files read, bases first.
 
     `base:` is a path or a list of paths (later ones on top), relative to the file that names them, or names of
-    shipped configurations. Raises ConfigError for unreadable files, bad YAML, and a chain of bases that closes.
+    shipped configurations. Raises ConfigError for unreadable files, bad YAML, and a chain of bases that closes or is
+    longer than MAX_BASES.
     """
+    return _read_with_bases(path, (), {})
+
+
+def _read_with_bases(
+    path: Path, chain: tuple[Path, ...], known: dict[Path, tuple[Node, list[Path]]]
+) -> tuple[Node, list[Path]]:
+    """`chain` are the files that led here; `known` those read so far: bases named twice are not read 2^n times."""
+    if path in known:
+        return known[path]
+    if len(chain) > MAX_BASES:
+        raise ConfigError([Mistake(display(path), "base", f"more than {MAX_BASES} bases one above the other")])
     if path in chain:
         circle = " -> ".join(display(step) for step in (*chain[chain.index(path) :], path))
         raise ConfigError([Mistake(display(path), "base", f"the chain of bases closes a circle: {circle}; break it")])
@@ -54,10 +84,11 @@ def read_with_bases(path: Path, chain: tuple[Path, ...] = ()) -> tuple[Node, lis
     own = Node({key: child for key, child in own.value.items() if key != "base"}, own.origin)
     trees, files = [], []
     for base, origin in bases:
-        tree, read = read_with_bases(_find(base, path.parent, origin, "base"), (*chain, path))
+        tree, read = _read_with_bases(_find(base, path.parent, origin, "base"), (*chain, path), known)
         trees.append(tree)
         files += [file for file in read if file not in files]
-    return reduce(merge, [*trees, own]), [*files, path]
+    known[path] = reduce(merge, [*trees, own]), [*files, path]
+    return known[path]
 
 
 def _bases(node: Node | None) -> list[tuple[str, str]]:
@@ -75,7 +106,11 @@ def _bases(node: Node | None) -> list[tuple[str, str]]:
 def _read(path: Path) -> Node:
     name = display(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError([Mistake(name, "", f"larger than {MAX_BYTES} bytes, which no configuration needs to be")])
+        text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError([Mistake(name, "", f"cannot be read: {reason}")]) from error

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from detres.config.check import check
+from detres.config.errors import ConfigError, Mistake, show_value
 from detres.config.files import find_config, read_with_bases
 from detres.config.overrides import parse_overrides
 from detres.config.schema import Config
@@ -55,7 +56,10 @@ def config_from_dict(
 
     Raises ConfigError that names `source`, for instance a checkpoint's path.
     """
-    return check(merge(from_plain(settings, source), parse_overrides(overrides)))
+    tree = from_plain(settings, source)
+    if not isinstance(tree.value, dict):
+        raise ConfigError([Mistake(source, "", f"got {show_value(settings)}, expected a configuration")])
+    return check(merge(tree, parse_overrides(overrides)))
 
 
 def _origins(value: object, tree: Node, path: tuple[str | int, ...]) -> Iterator[tuple[str, str]]:

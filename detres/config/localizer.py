@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from detres.config.backbones import Backbone, ResNetSettings
-from detres.config.fields import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Settings
+from detres.config.fields import Channels, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Settings
 from detres.config.model import BoxLoss, PixelSettings
 
 
@@ -37,7 +37,7 @@ class LocalizerSettings(Settings):
     backbone: Backbone = ResNetSettings()  # its last feature map is used
     pixels: PixelSettings = PixelSettings()
     anchors: LocalizerAnchors = LocalizerAnchors()
-    channels: PositiveInt = 512
+    channels: Channels = 512
     sampling: LocalizerSampling = LocalizerSampling()
     box_loss: BoxLoss = "l1"
     smooth_l1_beta: NonNegativeFloat = 0.0

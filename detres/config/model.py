@@ -9,7 +9,9 @@ from detres.config.backbones import Backbone, Norm, OutsideBackbone, ResNetSetti
 from detres.config.fields import (
     BelowOne,
     ByType,
+    Channels,
     Fraction,
+    Layers,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -26,7 +28,7 @@ BoxLoss = Literal["l1", "smooth_l1", "giou", "diou", "ciou"]
 class FPNSettings(Settings):
     """Feature pyramid (detres.backbones.fpn.FPN)."""
 
-    channels: PositiveInt = 256
+    channels: Channels = 256
     norm: Norm = "none"
     top: Literal["maxpool", "conv", "none"] = "maxpool"  # p6 by subsampling p5, or p6 and p7 by convs on c5
 
@@ -41,7 +43,7 @@ class PixelSettings(Settings):
 
     mean: Annotated[list[float], Field(min_length=3, max_length=3)] = [123.675, 116.28, 103.53]
     std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] = [58.395, 57.12, 57.375]
-    per_pixel_mean: PositiveInt | None = None  # side of the images whose mean, taken over the training set for each
+    per_pixel_mean: Channels | None = None  # side of the images whose mean, taken over the training set for each
     # pixel on its own, is subtracted in place of `mean` (the paper); kept in the checkpoint
     channel_order: Literal["rgb", "bgr"] = "rgb"
     size_divisibility: NonNegativeInt = 32
@@ -97,8 +99,8 @@ class RoISampling(Settings):
 class RPNSettings(Settings):
     """Region proposal network (detres.detector.rpn.RPN)."""
 
-    convs: PositiveInt = 1
-    channels: PositiveInt | None = None  # of the convs; None: as many as the features have
+    convs: Layers = 1
+    channels: Channels | None = None  # of the convs; None: as many as the features have
     sampling: RPNSampling = RPNSampling()
     box_loss: BoxLoss = "l1"
     smooth_l1_beta: NonNegativeFloat = 0.0
@@ -119,8 +121,8 @@ class FCHead(Settings):
     """Two (or more) fully connected layers."""
 
     type: Literal["fc"] = "fc"
-    num_fcs: PositiveInt = 2
-    channels: PositiveInt = 1024
+    num_fcs: Layers = 2
+    channels: Channels = 1024
     dropout: BelowOne = 0.0  # VGG's own layers, fc6 and fc7, have 0.5
 
 
@@ -128,9 +130,9 @@ class ConvFCHead(Settings):
     """Convolutions with a norm, then one fully connected layer ("4conv1fc")."""
 
     type: Literal["conv_fc"]
-    num_convs: PositiveInt = 4
-    conv_channels: PositiveInt = 256
-    channels: PositiveInt = 1024
+    num_convs: Layers = 4
+    conv_channels: Channels = 256
+    channels: Channels = 1024
     norm: Norm = "batch"
 
 
@@ -144,7 +146,7 @@ class RoIPoolSettings(Settings):
     """How regions are cut out of the feature maps (detres.layers.roi_pool.RoIPooler)."""
 
     type: Literal["roi_align", "roi_pool"] = "roi_align"
-    output_size: PositiveInt = 7
+    output_size: Layers = 7
     sampling_ratio: NonNegativeInt = 0  # 0: adaptive
     aligned: bool = True
     canonical_size: PositiveFloat = 224.0
@@ -247,10 +249,10 @@ class VGGHead(Settings):
     """VGG's: pooled to a small map, fully connected layers with dropout (detres.classifier.vgg_head.VGGHead)."""
 
     type: Literal["fc"]
-    channels: PositiveInt = 4096
-    num_fcs: PositiveInt = 2
+    channels: Channels = 4096
+    num_fcs: Layers = 2
     max_pool: bool = True  # 2x2, the last one of VGG, which the backbone leaves out
-    pool_size: PositiveInt = 7
+    pool_size: Layers = 7
     dropout: BelowOne = 0.5
 
 

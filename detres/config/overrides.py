@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from detres.config.errors import ConfigError, Mistake, show_value
-from detres.config.tree import OVERRIDE, Node, merge
+from detres.config.tree import MAX_DEPTH, OVERRIDE, Node, merge
 from detres.config.yaml_reader import parse
 
 _KEY = re.compile(r"\w[\w-]*(?:\.\w[\w-]*)*")
@@ -30,7 +30,7 @@ def parse_overrides(overrides: Sequence[str]) -> Node:
 def _parse_override(text: str) -> Node:
     key, equals, value = text.partition("=")
     key = key.strip()
-    if not equals or not _KEY.fullmatch(key):
+    if not equals or not _KEY.fullmatch(key) or key.count(".") > MAX_DEPTH:
         expected = "expected key=value with a dotted key, for instance train.batch_size=8"
         raise ConfigError([Mistake(OVERRIDE, "", f"got {show_value(text)}, {expected}")])
     try:

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from detres.config.classification_steps import UNFOLLOWED_BY_BOXES
 from detres.config.data import CLASSIFICATION_DATASETS, DataSettings, OutsideDataset
-from detres.config.fields import ByType, Settings
+from detres.config.fields import ByType, NonNegativeInt, Settings
 from detres.config.localizer import LocalizerSettings
 from detres.config.model import ClassifierSettings, FasterRCNNSettings
 from detres.config.train import EvalSettings, TrainSettings
@@ -34,7 +34,7 @@ class Config(Settings):
     data: DataSettings
     train: TrainSettings
     eval: EvalSettings = EvalSettings()
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: NonNegativeInt = 0
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     output: str = "runs/{name}"  # the run directory; {name} is the name of the config file
 

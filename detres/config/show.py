@@ -25,8 +25,14 @@ def format_resolved(loaded: LoadedConfig) -> str:
     """All settings as YAML that loads to the same Config, the origin of each value as a trailing comment."""
     lines = list(_mapping(config_to_dict(loaded.config), loaded.origins, ()))
     column = max(len(line.text) for line in lines if len(line.text) <= _MAX_COLUMN)
-    shown = [f"{line.text:<{column}}  # {line.origin}" if line.origin else line.text for line in lines]
-    return "\n".join([f"# {loaded.name}: resolved from {', '.join(path.name for path in loaded.files)}", *shown, ""])
+    shown = [f"{line.text:<{column}}  # {_comment(line.origin)}" if line.origin else line.text for line in lines]
+    files = ", ".join(path.name for path in loaded.files)
+    return "\n".join([_comment(f"# {loaded.name}: resolved from {files}"), *shown, ""])
+
+
+def _comment(text: str) -> str:
+    """The names of files in one line: what comes behind a line break would be read as settings."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _mapping(values: dict[str, object], origins: dict[str, str], path: Path, indent: str = "") -> Iterator[_Line]:

@@ -6,6 +6,8 @@ from typing import TypeAlias
 from detres.config.errors import ConfigError, Mistake
 
 OVERRIDE = "override"
+MAX_DEPTH = 100  # of lists and mappings in each other
+MAX_BITS = 1024  # of a whole number; Python does not even write out those of thousands of digits
 Scalar: TypeAlias = str | int | float | bool | None
 Path: TypeAlias = tuple[str | int, ...]
 
@@ -46,13 +48,18 @@ def plain(node: Node) -> object:
     return node.value
 
 
-def from_plain(value: object, origin: str) -> Node:
-    """A tree of plain containers, all of one origin."""
-    if isinstance(value, dict):
-        return Node({str(key): from_plain(child, origin) for key, child in value.items()}, origin)
+def from_plain(value: object, origin: str, depth: int = 0) -> Node:
+    """A tree of plain containers, all of one origin. Raises ConfigError for values of other kinds."""
+    if depth > MAX_DEPTH:
+        raise ConfigError([Mistake(origin, "", "nested too deeply to be a configuration")])
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return Node({key: from_plain(child, origin, depth + 1) for key, child in value.items()}, origin)
     if isinstance(value, list | tuple):
-        return Node([from_plain(child, origin) for child in value], origin)
-    assert value is None or isinstance(value, str | int | float | bool), f"not a plain value: {type(value)}"
+        return Node([from_plain(child, origin, depth + 1) for child in value], origin)
+    too_long = isinstance(value, int) and value.bit_length() > MAX_BITS
+    if too_long or not (value is None or isinstance(value, str | int | float | bool)):
+        text = f"holds a {type(value).__name__}, expected text, numbers, lists, and mappings with names"
+        raise ConfigError([Mistake(origin, "", text)])
     return Node(value, origin)
 
 
@@ -64,7 +71,7 @@ def merge(base: Node, over: Node, key: str = "") -> Node:
     """
     if not isinstance(over.value, dict):
         return over
-    if isinstance(base.value, list) and over.origin == OVERRIDE and all(part.isdigit() for part in over.value):
+    if isinstance(base.value, list) and over.origin == OVERRIDE and all(part.isdecimal() for part in over.value):
         return _merge_items(base.value, over.value, key)
     if not isinstance(base.value, dict) or _type_changes(base.value, over.value):
         return over
@@ -82,7 +89,7 @@ def _type_changes(base: dict[str, Node], over: dict[str, Node]) -> bool:
 def _merge_items(base: list[Node], over: dict[str, Node], key: str) -> Node:
     merged = list(base)
     for name, child in over.items():
-        if int(name) >= len(base):
+        if len(name) > 9 or int(name) >= len(base):
             expected = f"0 to {len(base) - 1}" if base else "none, the list is empty"
             raise ConfigError([Mistake(OVERRIDE, f"{key}.{name}", f"got list index {name}, expected {expected}")])
         merged[int(name)] = merge(merged[int(name)], child, f"{key}.{name}")

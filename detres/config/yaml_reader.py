@@ -10,7 +10,7 @@ from collections.abc import Callable
 import yaml
 
 from detres.config.errors import ConfigError, Mistake
-from detres.config.tree import Node, Scalar
+from detres.config.tree import MAX_BITS, MAX_DEPTH, Node, Scalar
 
 MAX_VALUES = 200_000  # after the expansion of aliases
 _TAG = "tag:yaml.org,2002:"
@@ -66,6 +66,10 @@ class _Converter:
             self.refuse(line, f"expands to more than {MAX_VALUES} values; write it without nested aliases")
         if any(node is outer for outer in above):
             self.refuse(line, "an alias (*name) refers to a value that contains it")
+        if len(above) > MAX_DEPTH:
+            self.refuse(line, "nested too deeply to be a configuration")
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in (f"{_TAG}map", f"{_TAG}seq"):
+            self.refuse(line, f"the tag {node.tag} is not supported; write a plain list or mapping")
         origin, above = self.origin_of_line(line), (*above, node)
         if isinstance(node, yaml.MappingNode):
             return Node(self.mapping(node, above), origin)
@@ -97,11 +101,15 @@ class _Converter:
             if kind == "bool":
                 return {"true": True, "false": False}[text.lower()]
             if kind == "int":
-                return int(text, 0 if text.startswith(("0o", "0x")) else 10)
+                number = int(text, 0 if text.startswith(("0o", "0x")) else 10)
+                if number.bit_length() > MAX_BITS:
+                    raise ValueError(f"{number.bit_length()} bits")
+                return number
             if kind == "float":
                 return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         except (ValueError, KeyError):
-            self.refuse(line, f"got {text[:60]!r}, which is not a YAML {kind}")
+            bounds = f" of at most {MAX_BITS} bits" if kind == "int" else ""
+            self.refuse(line, f"got {text[:60]!r}, which is not a YAML {kind}{bounds}")
         if kind != "str":
             self.refuse(line, f"the tag {node.tag} is not supported; write a plain value")
         return str(text)

@@ -19,7 +19,7 @@ from PIL import Image
 from detres.data.annotated_files import AnnotatedFiles, ObjectRow
 from detres.data.annotations import DatasetError
 from detres.data.folder_scan import ScanProgress, images_below, listed
-from detres.data.image_io import ImageError
+from detres.data.image_io import ImageError, formats
 
 EXPECTED = "expected an image's name, then a class and x1 y1 x2 y2 for each object (or x1 y1 x2 y2 alone)"
 _HEADER = "imageid"  # how Kaggle's files begin
@@ -138,7 +138,7 @@ def _find_files(root: Path, entries: Sequence[ListedImage], source: str) -> list
 def _size_hw(path: str) -> tuple[int, int]:
     """Height and width of an image, by its header."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=formats()) as image:
             return image.height, image.width
     except Exception as error:  # damaged headers make the format plug-ins raise nearly anything
         raise ImageError(f"{path}: the image header cannot be read ({error}); fetch or export it again") from error

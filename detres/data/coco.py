@@ -184,6 +184,6 @@ def read_bbox(entry: dict[str, Any]) -> list[float]:
 
 def describe_annotation(entry: dict[str, Any]) -> str:
     """An annotation in one line, for a message."""
-    shown = [f"{key} {entry.get(key)!r}" for key in ("image_id", "category_id")]
+    shown = [f"{key} {reprlib.repr(entry.get(key))}" for key in ("image_id", "category_id")]
     shown += [f"{key} {reprlib.repr(entry[key])}" for key in ("bbox", "area") if key in entry]
-    return f"annotation {entry.get('id')!r}: {', '.join(shown)}"
+    return f"annotation {reprlib.repr(entry.get('id'))}: {', '.join(shown)}"

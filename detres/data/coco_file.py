@@ -66,10 +66,12 @@ def unique_ids(entries: list[dict[str, Any]], what: str, path: str) -> set[int |
             f"{reprlib.repr(ids[wrong])}; give it one"
         )
     unique = set(ids)
-    if len(unique) < len(ids):
+    if any(isinstance(value, str) for value in ids):
+        ids = list(map(str, ids))  # 7 and "7" would be one image in the results
+    if len(set(ids)) < len(ids):
         repeated, times = Counter(ids).most_common(1)[0]
         raise DatasetError(
-            f"{path}: {what} id {repeated!r} occurs {times} times ({len(ids) - len(unique)} repeats in all); "
+            f"{path}: {what} id {repeated!r:.80} occurs {times} times ({len(ids) - len(set(ids))} repeats in all); "
             f"ids must be unique: remove the copies or renumber each {what}"
         )
     return unique
@@ -77,7 +79,20 @@ def unique_ids(entries: list[dict[str, Any]], what: str, path: str) -> set[int |
 
 def is_id(value: Any) -> bool:
     """Whether something can be the id of an image or an annotation."""
-    return isinstance(value, str) or (isinstance(value, int) and -(2**63) <= value < 2**63)
+    return is_text(value) or (isinstance(value, int) and -(2**63) <= value < 2**63)
+
+
+def is_text(value: Any) -> bool:
+    """Whether something is text that can be written again: JSON can hold halves of characters."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def shown(entry: dict[str, Any]) -> str:
+    """An entry of the file in a message: it may be of any size."""
+    return reprlib.repr({key: entry[key] for key in ("id", "name") if key in entry})
 
 
 def read_categories(entries: list[dict[str, Any]], path: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -86,8 +101,8 @@ def read_categories(entries: list[dict[str, Any]], path: str) -> tuple[tuple[int
         raise DatasetError(f"{path}: 'categories' is empty; list at least one category with id and name")
     unique_ids(entries, "category", path)
     for entry in entries:
-        if not isinstance(entry["id"], int) or not isinstance(entry.get("name"), str):
-            raise DatasetError(f"{path}: a category needs an integer id and a name, got {entry}; correct it")
+        if not isinstance(entry["id"], int) or not is_text(entry.get("name")):
+            raise DatasetError(f"{path}: a category needs an integer id and a name, got {shown(entry)}; correct it")
     ordered = sorted(entries, key=lambda entry: entry["id"])
     names = tuple(entry["name"] for entry in ordered)
     if len(set(names)) < len(names):
@@ -119,7 +134,7 @@ def choose_images(
 
 def file_names(entries: list[dict[str, Any]], path: str) -> list[str]:
     for entry in entries:
-        if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
+        if not is_text(entry.get("file_name")) or not entry["file_name"]:
             raise DatasetError(f"{path}: image {entry['id']!r} has no file_name; add it, relative to the image folder")
     return [entry["file_name"] for entry in entries]
 

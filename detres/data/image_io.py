@@ -3,6 +3,7 @@
 import os
 import re
 import warnings
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,22 @@ A small file can unpack to more memory than there is. It is Pillow's own limit f
 """
 
 
+_FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX")
+
+
 class ImageError(ValueError):
     """An image file that cannot be used; the message names the file, the trouble and the remedy."""
+
+
+@lru_cache(maxsize=1)
+def formats() -> tuple[str, ...]:
+    """The formats that are read, whatever a file is called, as far as this Pillow has them.
+
+    Of others Pillow hands some to programs outside (PostScript to Ghostscript), and some nobody has looked after for
+    decades.
+    """
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def read_image(path: str | os.PathLike[str], expected_size_hw: tuple[int, int] | None = None) -> np.ndarray:
@@ -57,7 +72,7 @@ def read_size_hw(path: str | os.PathLike[str]) -> tuple[int, int]:
 def _open(path: str) -> Image.Image:
     """The opened file with its header read, not yet decoded."""
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=formats())
     except FileNotFoundError:
         raise ImageError(f"{path}: the image file does not exist; check the path of its folder") from None
     except Image.DecompressionBombError as error:  # it counts the pixels, and does not give the sides

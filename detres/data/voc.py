@@ -5,6 +5,7 @@ Shapes: G boxes of one image, K classes.
 """
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def _read_split(folder: Path, split: str) -> list[str]:
     path = sets / f"{split}.txt"
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a null byte in the name
         there = sorted(file.stem for file in sets.glob("*.txt")) if sets.is_dir() else []
         hint = f"its splits are {there}" if there else "no ImageSets/Main/*.txt is there: is it a VOC folder?"
         raise DatasetError(f"{path}: the split cannot be read ({type(error).__name__}); {hint}") from error
@@ -117,7 +118,7 @@ def _read_split(folder: Path, split: str) -> list[str]:
     if not stems:
         raise DatasetError(f"{path}: the data set is empty: the split lists no images; write one name per line")
     if len(set(stems)) < len(stems):
-        repeated = next(stem for i, stem in enumerate(stems) if stem in set(stems[:i]))
+        repeated = Counter(stems).most_common(1)[0][0]
         raise DatasetError(f"{path}: image {repeated!r} is listed twice; remove the repeated lines")
     return stems
 

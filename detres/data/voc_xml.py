@@ -57,7 +57,9 @@ def parse_xml(path: Path) -> ElementTree.Element:
         raise DatasetError(f"{path}: the annotation file does not exist; add it, or edit the split") from None
     except OSError as error:
         raise DatasetError(f"{path}: the annotation file cannot be read ({error})") from error
-    except expat.ExpatError as error:
+    except DatasetError:
+        raise
+    except (expat.ExpatError, ValueError, LookupError) as error:  # the last two: encodings that expat does not know
         raise DatasetError(f"{path}: not well-formed XML ({error}); fetch or export the file again") from error
     root: ElementTree.Element = builder.close()
     return root

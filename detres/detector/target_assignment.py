@@ -78,7 +78,7 @@ def _match(
     labels = torch.full_like(best_iou, IGNORED, dtype=torch.int64)
     labels[best_iou < negative_iou] = NEGATIVE
     labels[best_iou >= positive_iou] = POSITIVE
-    if low_quality:
+    if low_quality and best_iou.shape[1]:
         highest = torch.stack([chunk.amax(dim=2) for chunk in iou]).amax(dim=0)
         highest = highest.masked_fill(~valid, 2.0)[:, :, None]
         labels[torch.cat([(chunk == highest).any(dim=1) for chunk in iou], dim=1)] = POSITIVE

@@ -19,7 +19,6 @@ unlogged     the losses of the steps since the last line of the log
 
 import errno
 import os
-import pickle
 import shutil
 import zipfile
 from collections import OrderedDict
@@ -31,6 +30,7 @@ import torch
 from torch import Tensor
 
 from detres.files.atomic_file import atomic_file, atomic_path
+from detres.files.restricted import UnsafeFileError, read_torch
 
 FORMAT = "detres"
 VERSION = 1
@@ -88,7 +88,30 @@ def load_checkpoint(
         raise CheckpointError(f"{path} lacks {', '.join(missing)}: it was not written by a complete run")
     if kind is not None and content["kind"] != kind:
         raise CheckpointError(f"{path} holds a {content['kind']}, expected a {kind}")
+    _check_parts(content, path)
     return content
+
+
+def _check_parts(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse a checkpoint that somebody put together wrongly: the parts that every reader relies on."""
+    names, ema = content["class_names"], content.get("ema")
+    parts = {
+        "kind": isinstance(content["kind"], str),
+        "config": isinstance(content["config"], dict),
+        "class_names": isinstance(names, list | tuple) and all(isinstance(name, str) for name in names),
+        "model": _is_state_dict(content["model"]),
+        "ema": ema is None or _is_state_dict(ema),
+    }
+    if wrong := [name for name, right in parts.items() if not right]:
+        raise CheckpointError(f"{path}: {wrong[0]} is not what a checkpoint has there; it was not written by detres")
+
+
+def _is_state_dict(value: object) -> bool:
+    """Whether these are tensors with values, by name."""
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_meta
+        for name, tensor in value.items()
+    )
 
 
 def load_model_state(model: torch.nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
@@ -96,6 +119,13 @@ def load_model_state(model: torch.nn.Module, state: Mapping[str, Tensor], source
 
     Raises CheckpointError naming the first differences: `source` is then of another architecture.
     """
+    model.load_state_dict(require_same_shapes(model, state, source))
+
+
+def require_same_shapes(
+    model: torch.nn.Module, state: Mapping[str, Tensor], source: str | Path
+) -> Mapping[str, Tensor]:
+    """`state` as `model` takes it; CheckpointError when the names or shapes differ. The model may be on device meta."""
     own = model.state_dict()
     counters = [name for name in {**own, **state} if name.endswith("num_batches_tracked")]
     if any((name in own) != (name in state) for name in counters):
@@ -114,7 +144,7 @@ def load_model_state(model: torch.nn.Module, state: Mapping[str, Tensor], source
             f"{source} is of another architecture: {'; '.join(problems[:3])}{more}. "
             f"Resume with the configuration of that run, or start a new run from its weights"
         )
-    model.load_state_dict(state)
+    return state
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -142,8 +172,8 @@ def _read(path: Path, map_location: str | torch.device) -> Any:
         raise FileNotFoundError(errno.ENOENT, f"no checkpoint here ({found})", str(path))
     try:
         _check_bytes(path)
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
+        return read_torch(path, map_location)
+    except UnsafeFileError as error:
         raise DamagedCheckpoint(
             f"{path} is damaged or holds Python objects beside tensors, which are never executed: "
             f"use another checkpoint, or convert it where it came from to a plain state dict"

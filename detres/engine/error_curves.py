@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from detres.engine.metrics_log import read_metrics
 from detres.files.atomic_file import atomic_path
-from detres.structures.drawing import printable
+from detres.files.plain_text import printable
 
 _LONG = 20_000  # iterations from which the axis counts in units of 1e4, as in the paper
 
@@ -143,5 +143,5 @@ def _limits(runs: Sequence[RunErrors], top: float | None) -> tuple[float, float]
 
 def _plain(name: str) -> str:
     """A name as matplotlib shows it: "$" would start a formula, and a label that begins with "_" is left out."""
-    text = printable(name).replace("$", r"\$")
+    text = printable(name, 60).replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import IO, Literal, Protocol
 
+from detres.files.plain_text import printable_lines
+
 Mode = Literal["auto", "bar", "plain", "silent"]
 
 
@@ -84,7 +86,7 @@ class PlainReporter:
 
     def message(self, text: str) -> None:
         """A line, flushed so that it is seen when the output is a pipe."""
-        print(text, file=self._stream, flush=True)
+        print(printable_lines(text), file=self._stream, flush=True)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -123,7 +125,7 @@ class BarReporter:
 
     def message(self, text: str) -> None:
         """A line above the bar."""
-        self._console.print(text)
+        self._console.print(printable_lines(text))
 
     @contextmanager
     def paused(self) -> Iterator[None]:

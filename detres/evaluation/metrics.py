@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from detres.structures.drawing import printable
+from detres.files.plain_text import printable
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+_WIDEST = 200  # characters of a cell
 _HEADERS = {
     "name": "class",
     "num_ground_truth": "objects",
@@ -130,5 +131,5 @@ def _format(value: Any) -> str:
     if value is None:
         return "n/a"
     if isinstance(value, str):
-        return printable(value)
+        return printable(value, _WIDEST)
     return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from detres.evaluation.metrics import PrecisionRecall
 from detres.files.atomic_file import atomic_path
+from detres.files.plain_text import printable
 from detres.structures import Detections
 from detres.structures.boxes import scale_boxes
-from detres.structures.drawing import class_color, draw_boxes, font, printable, to_pil
+from detres.structures.drawing import class_color, draw_boxes, font, to_pil
 
 _MOST_IN_LEGEND = 12
 _MOST_NAMED_CLASSES, _MOST_COUNTED_CLASSES = 50, 20  # in a confusion matrix
@@ -238,7 +239,7 @@ def _save(figure: Any, path: str | Path) -> None:
 
 def _plain(name: str) -> str:
     """A name as matplotlib shows it: "$" would start a formula."""
-    return printable(name).replace("$", r"\$")
+    return printable(name, 40).replace("$", r"\$")
 
 
 def _unit(color: tuple[int, int, int]) -> tuple[float, float, float]:

@@ -4,18 +4,20 @@ All are written to a temporary file first: a file that is there is whole.
 """
 
 import json
-import math
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from detres.files.atomic_file import atomic_path
+from detres.files.atomic_file import atomic_path, write_text_atomically
 from detres.structures import Detections
 from detres.structures.boxes import xywh_to_xyxy
 
+_LARGEST = 1e30
+_LONGEST_FILE_NAME = 150  # bytes of a class; file systems take 255 in all
 _KEYS = ("image_id", "category_id", "bbox", "score")
 _ONE_INTEGER_A_LINE = re.compile(r"\[\n\s*(-?\d+(?:,\n\s*-?\d+)*)\n\s*\]")  # no string holds a bare line break
 
@@ -37,18 +39,19 @@ def detections_from_results(
     image_ids: Sequence[Any],
     category_ids: Sequence[int],
     class_names: Sequence[str] = (),
+    source: str = "results",
 ) -> list[Detections]:
     """The inverse of `coco_results`: one Detections per image id, by decreasing score (equal scores in file order).
 
-    Raises ValueError for rows whose image or category is not listed.
+    Raises ValueError, naming `source`, for rows whose image or category is not listed.
     """
     labels = {category: label for label, category in enumerate(category_ids)}
     rows: dict[Any, list[Mapping[str, Any]]] = {image_id: [] for image_id in image_ids}
     for number, row in enumerate(results):
         if row["image_id"] not in rows or row["category_id"] not in labels:
             raise ValueError(
-                f"results entry {number} (image_id {row['image_id']!r}, category_id {row['category_id']!r}) belongs to "
-                "no image or category of this data set; were the results made on another one?"
+                f"{source}: entry {number} (image_id {row['image_id']!r:.80}, category_id {row['category_id']!r:.80}) "
+                "belongs to no image or category of this data set; were the results made on another one?"
             )
         rows[row["image_id"]].append(row)
     return [_to_detections(rows[image_id], labels, tuple(class_names)) for image_id in image_ids]
@@ -82,7 +85,7 @@ def read_coco_results(path: str | Path) -> list[dict[str, Any]]:
         raise FileNotFoundError(f"results file {path} does not exist; detres eval writes one, or pass another path")
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or a number of thousands of digits
         raise ValueError(f"{path} is not a JSON file ({error}); is it truncated?") from error
     if not isinstance(rows, list):
         hint = "; it looks like an annotation file" if isinstance(rows, dict) and "annotations" in rows else ""
@@ -107,22 +110,23 @@ def _problem(row: Any) -> str | None:
     if not isinstance(row, Mapping):
         return f"is {type(row).__name__}, expected an object with {', '.join(_KEYS)}"
     if missing := [key for key in _KEYS if key not in row]:
-        return f"lacks {', '.join(missing)}; it has {', '.join(map(str, row)) or 'nothing'}"
+        return f"lacks {', '.join(missing)}; it has {', '.join(map(str, row)) or 'nothing':.80}"
     for key in ("image_id", "category_id"):
         if not isinstance(row[key], int | str):
-            return f"has {key} {row[key]!r}, expected an integer or a string"
+            return f"has {key} {reprlib.repr(row[key])}, expected an integer or a string"
     box = row["bbox"]
     if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(_is_finite, box)):
-        return f"has bbox {box!r}, expected four finite numbers x, y, width, height"
+        return f"has bbox {reprlib.repr(box)}, expected four finite numbers x, y, width, height"
     if box[2] < 0 or box[3] < 0:
         return f"has bbox {box!r} of negative size; COCO boxes are x, y, width, height, not corners"
     if not _is_finite(row["score"]):
-        return f"has score {row['score']!r}, expected a finite number"
+        return f"has score {reprlib.repr(row['score'])}, expected a finite number"
     return None
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number, and one that single precision holds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def write_voc_comp4(
@@ -146,10 +150,12 @@ def write_voc_comp4(
     for found, image_id in zip(detections, image_ids, strict=True):
         boxes = found.boxes_xyxy.double() + torch.tensor([1, 1, 0, 0])
         for box, score, label in zip(boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True):
-            lines[label].append(" ".join([str(image_id), *(f"{value:.9g}" for value in (score, *box))]))
+            lines[label].append(
+                " ".join(["_".join(str(image_id).split()), *(f"{value:.9g}" for value in (score, *box))])
+            )
     for path, rows in zip(paths, lines, strict=True):
         with atomic_path(path) as temporary:
-            temporary.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+            temporary.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8", errors="surrogateescape")
     return paths
 
 
@@ -165,12 +171,12 @@ def write_results_json(path: str | Path, results: Mapping[str, Any]) -> None:
     except ValueError as error:
         raise ValueError(f"{path}: a result is NaN or infinite; write None and the reason instead") from error
     text = _ONE_INTEGER_A_LINE.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text_atomically(path, text + "\n")
 
 
 def _file_name(text: str) -> str:
-    return "".join("_" if c in '<>:"/\\|?*' or not c.isprintable() else c for c in text)
+    plain = "".join("_" if c in '<>:"/\\|?*' or not c.isprintable() else c for c in text)
+    return plain.encode()[:_LONGEST_FILE_NAME].decode(errors="ignore")
 
 
 def _check_lengths(detections: Sequence[Detections], image_ids: Sequence[Any]) -> None:

@@ -35,8 +35,8 @@ _LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the number with which torch's f
 _LOCK = threading.Lock()  # torch's list of safe names is the process's
 
 
-def read_torch(path: str | Path) -> Any:
-    """What torch.load gives for a file by torch.save, zip (since 1.6) or older; tensors are on the CPU.
+def read_torch(path: str | Path, map_location: str | torch.device = "cpu") -> Any:
+    """What torch.load gives for a file by torch.save, zip (since 1.6) or older; tensors are on `map_location`.
 
     Objects of foreign classes that are known to hold data only are Foreign (their state as data), configurations are
     dicts, paths and versions are strings. Raises UnsafeFileError for all others, ValueError for what is no whole torch
@@ -44,10 +44,10 @@ def read_torch(path: str | Path) -> Any:
     """
     path = Path(path)
     with path.open("rb") as file:
-        return _read(path, file)
+        return _read(path, file, map_location)
 
 
-def _read(path: Path, file: BinaryIO) -> Any:
+def _read(path: Path, file: BinaryIO, map_location: str | torch.device) -> Any:
     size = path.stat().st_size
     try:
         names = _names(file, size)
@@ -56,7 +56,7 @@ def _read(path: Path, file: BinaryIO) -> Any:
         refuse_unknown(path, {name for name in names if _TORCH.fullmatch(name) is None}, {*table, *_BY_TORCH})
         found = {name: table[canonical(name)] for name in names if canonical(name) in table}
         with _only(found):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location=map_location, weights_only=True)
         return settle(content, allowance)
     except UnsafeFileError:
         raise

@@ -13,6 +13,7 @@ from detres.evaluation.classification import ClassificationMetrics
 from detres.evaluation.inference import ImageScores
 from detres.evaluation.report import Mistake, plot_confusion, save_mistakes_grid
 from detres.files.atomic_file import write_text_atomically
+from detres.files.plain_text import cell
 
 NUM_MISTAKES = 24
 _NUM_BEST = 5
@@ -34,7 +35,7 @@ def write_classification(
 
 def _predictions_csv(scores: ImageScores, dataset: ClassificationDataset) -> str:
     """A row per image: its id, true class, and the best classes with their probabilities."""
-    names = dataset.class_names
+    names = [cell(name) for name in dataset.class_names]
     num_best = min(_NUM_BEST, len(names))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -44,8 +45,8 @@ def _predictions_csv(scores: ImageScores, dataset: ClassificationDataset) -> str
         classes = logits.argsort(dim=1, descending=True, stable=True)[:, :num_best]  # equal scores: lower label first
         values = logits.softmax(dim=1).gather(1, classes)
         for row, label, found, shares in zip(*(part.tolist() for part in (rows, labels, classes, values)), strict=True):
-            pairs = [cell for k, share in zip(found, shares, strict=True) for cell in (names[k], f"{share:.6f}")]
-            writer.writerow([dataset.image_id(row), names[label], names[found[0]], *pairs])
+            pairs = [value for k, share in zip(found, shares, strict=True) for value in (names[k], f"{share:.6f}")]
+            writer.writerow([cell(str(dataset.image_id(row))), names[label], names[found[0]], *pairs])
     return text.getvalue()
 
 

@@ -37,6 +37,7 @@ from detres.evaluation.results import (
 )
 from detres.evaluation.voc import evaluate_voc
 from detres.files.atomic_file import require_writable
+from detres.files.plain_text import printable_lines
 from detres.jobs.classification_files import write_classification
 from detres.jobs.eval_weights import load_networks
 from detres.jobs.localization import AnyLocalizer, NamingClassifier, localize_all
@@ -203,7 +204,8 @@ def _of_results(evaluator: Evaluator, detections: str) -> Evaluation:
     """The evaluation of a COCO results file."""
     dataset = cast(DetectionDataset, evaluator.dataset)
     rows = read_coco_results(detections)
-    found = detections_from_results(rows, image_ids(dataset), dataset.category_ids, dataset.class_names)
+    ids = image_ids(dataset)
+    found = detections_from_results(rows, ids, dataset.category_ids, dataset.class_names, str(detections))
     # COCO's metrics take the rows themselves: Detections hold single precision, which moves boxes and makes ties.
     is_coco = evaluator.config.eval.metric == "coco"
     return Evaluation(evaluator.judge_rows(rows) if is_coco else evaluator.judge(found), found)
@@ -303,4 +305,4 @@ def _comparisons(
 
 def show(text: str) -> None:
     """Print for a person, at once."""
-    print(text, file=sys.stdout, flush=True)
+    print(printable_lines(text), file=sys.stdout, flush=True)

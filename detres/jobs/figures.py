@@ -20,8 +20,8 @@ from detres.engine.progress import build_reporter
 from detres.evaluation.inference import classify_all
 from detres.evaluation.metrics import format_rows
 from detres.files.atomic_file import atomic_path, require_writable, write_text_atomically
+from detres.files.plain_text import printable
 from detres.jobs.evaluate import image_ids, show
-from detres.structures.drawing import printable
 
 _SUFFIXES = (".png", ".pdf", ".svg")
 
@@ -188,7 +188,7 @@ def _plot_responses(networks: Sequence[NetworkResponses], output: Path) -> None:
     for number, network in enumerate(networks):
         style = {"color": f"C{number}", "linestyle": "--" if network.is_plain else "-", "linewidth": 1.4}
         index = range(1, len(network.std) + 1)
-        label = printable(network.label).replace("$", r"\$")
+        label = printable(network.label, 60).replace("$", r"\$")
         in_order.plot(index, network.std, **style)
         by_size.plot(index, sorted(network.std, reverse=True), label=label, **style)
     in_order.set(xlabel="layer index (original)", ylabel="std of the 3x3 layers' responses")

@@ -13,6 +13,7 @@ import numpy as np
 from PIL.Image import Image
 
 from detres.api import AnyPredictor, Detector, ImageClassifier, ImageLocalizer
+from detres.files.plain_text import cell
 from detres.structures import Classification, Detections
 
 NUM_LABELS = 5
@@ -169,7 +170,7 @@ class LabelFinder:
             table = csv.writer(file)
             table.writerow(_CSV_COLUMNS)
             for entry in entries:
-                labels = [value for row in entry["predictions"] for value in (row["name"], row["score"])]
-                cells = [entry["file"], entry.get("frame", ""), entry.get("time", ""), *labels]
+                labels = [value for row in entry["predictions"] for value in (cell(row["name"]), row["score"])]
+                cells = [cell(entry["file"]), entry.get("frame", ""), entry.get("time", ""), *labels]
                 table.writerow(cells + [""] * (len(_CSV_COLUMNS) - len(cells)))
         return [name]

@@ -16,10 +16,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from detres.files.plain_text import printable
+
 Color = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels, x2 and y2 exclusive
 
 _GOLDEN_RATIO = 0.618033988749895
+_LONGEST_NAME = 60  # characters of a class name
 _SMALLEST_STRIP = 160  # pixels; narrower pictures have no room for a class name
 _WORDNET_ID = re.compile(r"^n\d{8} (?=\S)")  # before the words of an ImageNet class, where there is room for one only
 _DARK, _LIGHT = (24, 24, 24), (240, 240, 240)
@@ -132,13 +135,8 @@ def font(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
-def printable(text: str) -> str:
-    """The text in one line: what cannot be shown in it (line breaks, control characters) becomes "?"."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def _caption(name: str, score: float | None) -> str:
-    text = _WORDNET_ID.sub("", printable(name))
+    text = _WORDNET_ID.sub("", printable(name, _LONGEST_NAME))
     return text if score is None else f"{text} {score:.2f}".strip()
 
 

@@ -23,7 +23,7 @@ def pixel_mismatch(weights: LoadedWeights, pixels: Mapping[str, Any]) -> str | N
     `pixels`: the settings `model.pixels` of the model that takes the weights. None when they agree, as far as is
     known: other files do not tell, and the mean image of `per_pixel_mean` is not compared.
     """
-    stored = weights.model_settings.get("pixels") or {}
+    stored = _at(weights.model_settings, "pixels")
     with_image = stored.get("per_pixel_mean") or pixels.get("per_pixel_mean")
     keys = ["std", "channel_order"] if with_image else ["mean", "std", "channel_order"]
     differing = [key for key in keys if key in stored and key in pixels and not _alike(stored[key], pixels[key])]
@@ -39,7 +39,7 @@ def backbone_mismatch(weights: LoadedWeights, backbone: Mapping[str, Any]) -> st
     `backbone`: the settings `model.backbone` of the model that takes the weights. None when they agree, or when the
     file does not tell.
     """
-    stored = weights.model_settings.get("backbone") or {}
+    stored = _at(weights.model_settings, "backbone")
     differing = [key for key in _FORWARD if key in stored and key in backbone and stored[key] != backbone[key]]
     if not differing:
         return None
@@ -69,16 +69,21 @@ def detector_mismatch(weights: LoadedWeights, model: Mapping[str, Any]) -> str |
 
 
 def _at(settings: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+    """The group at `path`, empty where there is none: the settings may come from a file that anybody wrote."""
     for key in path.split("."):
-        settings = settings.get(key) or {}
+        found = settings.get(key)
+        settings = found if isinstance(found, Mapping) else {}
     return settings
 
 
 def _alike(one: Any, other: Any) -> bool:
     if isinstance(one, str):
         return bool(one == other)
-    return all(math.isclose(a, b, rel_tol=_ALIKE) for a, b in zip(one, other, strict=True))
+    try:
+        return all(math.isclose(a, b, rel_tol=_ALIKE) for a, b in zip(one, other, strict=True))
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else f"[{','.join(map(str, value))}]"
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)

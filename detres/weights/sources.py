@@ -60,8 +60,7 @@ class LoadedWeights:
     @property
     def model_settings(self) -> dict[str, Any]:
         """The settings of `model` that the weights were made with, as far as the source tells; nested."""
-        stored = (self.config or {}).get("model") or {}
-        return stored if self.implied is None else self.implied.model
+        return _part(self.config, "model") if self.implied is None else self.implied.model
 
 
 def read_state_dict(source: str | Path, format: str | None = None, *, ignore: Iterable[str] = ()) -> LoadedWeights:
@@ -132,11 +131,15 @@ def _from_checkpoint(content: Mapping[str, Any], name: str) -> LoadedWeights:
             f"{name}: a detres checkpoint must have a kind (detector, classifier or localizer) and a model, "
             f"found kind {kind!r} and model of type {type(model).__name__}; write it again"
         )
-    config = content.get("config")
-    tensors, _ = unwrap({**model, **(content.get("ema") or {})}, name)
+    config, ema, names = content.get("config"), content.get("ema") or {}, content.get("class_names") or ()
+    if not isinstance(config, dict | None) or not isinstance(ema, Mapping):
+        raise WeightsError(f"{name}: config or ema is not what a detres checkpoint has there; write it again")
+    if not isinstance(names, list | tuple):
+        raise WeightsError(f"{name}: class_names is a {type(names).__name__}, expected a list; write the file again")
+    tensors, _ = unwrap({**model, **ema}, name)
     return LoadedWeights(
         state_dict=tensors,
-        class_names=tuple(content.get("class_names") or ()),
+        class_names=tuple(map(str, names)),
         kind=kind,
         config=config,
         source=name,
@@ -145,8 +148,13 @@ def _from_checkpoint(content: Mapping[str, Any], name: str) -> LoadedWeights:
 
 
 def _background(config: Mapping[str, Any] | None) -> Background:
-    heads = ((config or {}).get("model") or {}).get("roi_heads") or {}
-    return "first" if heads.get("background") == "first" else "last"
+    return "first" if _part(_part(config, "model"), "roi_heads").get("background") == "first" else "last"
+
+
+def _part(settings: Any, key: str) -> dict[str, Any]:
+    """A group of settings; empty where a file has none, or something else."""
+    found = settings.get(key) if isinstance(settings, Mapping) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _read_torchvision(name: str) -> LoadedWeights:

@@ -10,7 +10,7 @@ from detres.api import AnyPredictor, Detector, ImageClassifier, ImageLocalizer
 from detres.config import Config, config_from_dict
 from detres.data.transforms import DetectionTransforms
 from detres.detector import FasterRCNN, Localizer
-from detres.engine.checkpoint import CheckpointError, load_checkpoint, load_model_state
+from detres.engine.checkpoint import CheckpointError, load_checkpoint, load_model_state, require_same_shapes
 from detres.weights.imagenet import with_words
 from detres.weights.report import WeightsError
 from detres.weights.sources import TORCHVISION, ZOO, FormatError, LoadedWeights, read_state_dict
@@ -49,8 +49,12 @@ def model_from_checkpoint(
     if not trust_code:
         refuse_named_code(config, path, data=False)
     names = tuple(state["class_names"])
+    weights = state["ema"] or state["model"]
+    if ":" not in config.model.backbone.type:  # others' networks may need values where they are built
+        with torch.device("meta"):  # what is too large for these weights is refused before it takes memory
+            require_same_shapes(build_model(config, len(names)), weights, path)
     model = build_model(config, len(names))
-    load_model_state(model, state["ema"] or state["model"], path)
+    load_model_state(model, weights, path)
     return model.eval(), config, names
 
 

@@ -31,12 +31,12 @@ def find_faults(split: Split, sizes_hw: np.ndarray, smallest_scale: np.ndarray) 
     masks = dict(zip(UNUSABLE, box_faults(boxes.corners, sizes + int(boxes.inclusive)).values(), strict=True))
     usable = ~np.any(list(masks.values()), axis=0)
     scale = np.minimum(1.0, smallest_scale[boxes.images])
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         xyxy = boxes.boxes_xyxy
         sides = (xyxy[:, 2:] - xyxy[:, :2]).min(axis=1)
         masks["boxes_partly_outside"] = usable & (overhang(xyxy, sizes) > OVERHANG)
         masks["tiny_boxes"] = usable & (sides * scale < TINY) & (sizes[:, 0] < NO_SIZE)
-    rounded = np.round(np.nan_to_num(xyxy, posinf=0, neginf=0), 2)
+        rounded = np.round(np.nan_to_num(xyxy, posinf=0, neginf=0), 2)
     place = np.column_stack([boxes.images, rounded])
     twice = _repeats(np.column_stack([place, boxes.labels]), usable)
     masks["boxes_twice"] = twice

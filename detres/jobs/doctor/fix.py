@@ -12,13 +12,13 @@ import numpy as np
 from detres import wiring
 from detres.config.data import CocoDataset, Dataset, OwnDataset, VocDataset
 from detres.files.atomic_file import write_text_atomically
+from detres.files.plain_text import printable
 from detres.jobs.doctor.boxes import UNUSABLE
 from detres.jobs.doctor.fix_coco import fix_coco
 from detres.jobs.doctor.fix_voc import fix_voc, fix_xml_folder
 from detres.jobs.doctor.images import size_trouble
 from detres.jobs.doctor.leaks import to_remove
 from detres.jobs.doctor.patient import Cleaning, Patient
-from detres.structures.drawing import printable
 
 _REMOVED = (*UNUSABLE, "boxes_twice")
 _WRITERS = {CocoDataset: fix_coco, VocDataset: fix_voc, OwnDataset: fix_xml_folder}

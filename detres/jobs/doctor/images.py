@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from detres.data.image_io import ImageError, read_image
+from detres.files.plain_text import printable
 from detres.jobs.doctor.boxes import shots_of
 from detres.jobs.doctor.findings import Example, Findings
 from detres.jobs.doctor.records import NO_SIZE, Split
-from detres.structures.drawing import printable
 
 Progress = Callable[[int, int | None, str], None]
 _CHUNK = 1 << 20

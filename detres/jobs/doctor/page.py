@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from detres.files.plain_text import printable
 from detres.jobs.doctor.findings import SEVERITIES, Example, Finding, Findings
 from detres.jobs.doctor.pictures import OTHERS, data_uri
-from detres.structures.drawing import class_color, printable
+from detres.structures.drawing import class_color
 
 MAX_PICTURED = 6  # examples of a check
 _HEAD = """<!DOCTYPE html>

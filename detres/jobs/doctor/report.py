@@ -3,8 +3,8 @@
 import textwrap
 
 from detres.evaluation.metrics import format_rows
+from detres.files.plain_text import printable
 from detres.jobs.doctor.findings import SEVERITIES, Finding, Findings
-from detres.structures.drawing import printable
 
 _MOST_EXAMPLES = 3
 _MOST_ROWS = 40

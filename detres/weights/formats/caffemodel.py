@@ -43,7 +43,7 @@ def read_caffemodel(path: str | Path) -> dict[str, Tensor]:
     try:
         content = memoryview(Path(path).read_bytes())
         blobs = {f"{name}/{i}": blob for name, layer in _layers(content) for i, blob in enumerate(layer)}
-    except (_Malformed, OSError) as error:
+    except (ValueError, OSError) as error:  # _Malformed, or a shape that numpy cannot have
         raise WeightsError(f"{path}: truncated or no caffemodel ({error}); copy or download it again") from error
     if not blobs:
         raise WeightsError(f"{path}: no layer with blobs in it; expected a .caffemodel, not a .prototxt")
