@@ -61,11 +61,26 @@ def evaluate_coco(
     precision, recall = _precision_recall(truth, found, frame, limits, backend)
     metrics, meanings = _summarize(precision, recall, limits)
     reasons = {
-        name: _reason(name, len(truth.crowd), truth.crowd.all()) for name, value in metrics.items() if value is None
+        name: _reason(name, len(truth.crowd), bool(truth.crowd.all()))
+        for name, value in metrics.items()
+        if value is None
     }
     per_class = _class_rows(precision, recall, truth, found, frame.names, limits[-1])
     curves = _curves(precision[..., 0, -1], frame.names)
     return DetectionMetrics("coco", metrics, reasons, meanings, per_class, _notes(found, per_class), curves)
+
+
+def coco_precision_recall(
+    ground_truth: Mapping[str, Any],
+    results: ResultArrays,
+    *,
+    max_detections: Sequence[int] = (1, 10, 100),
+    backend: str = "auto",
+) -> tuple[np.ndarray, np.ndarray]:
+    """What evaluate_coco averages: precision (T, R, K, A, M) and recall (T, K, A, M), -1 without ground truth."""
+    frame = index_frame(ground_truth)
+    truth, found = objects_of(ground_truth, frame), found_of(results, frame)
+    return _precision_recall(truth, found, frame, _limits(max_detections), backend)
 
 
 def _limits(max_detections: Sequence[int]) -> list[int]:
