@@ -88,7 +88,7 @@ def objects_of(ground_truth: Mapping[str, Any], frame: Frame) -> Objects:
     boxes = _boxes([entry["bbox"] for entry in entries])
     if boxes is None or None in images or None in classes:
         raise ValueError(_first_fault(entries, frame))
-    sizes = (boxes[:, 2] * boxes[:, 3]).tolist()
+    sizes = _areas(boxes).tolist()
     areas = [entry.get("area", size) for entry, size in zip(entries, sizes, strict=True)]
     crowd = [int(entry.get("iscrowd", 0)) for entry in entries]
     return Objects(
@@ -132,10 +132,12 @@ def found_of(results: ResultArrays, frame: Frame) -> Found:
             raise ValueError(_unknown("image_id", entry, number, frame.images, "were they made on another split?"))
         hint = "use the annotation file's ids, not labels counted from 0"
         raise ValueError(_unknown("category_id", entry, number, frame.classes, hint))
-    boxes = results.boxes_xywh
-    with np.errstate(over="ignore"):
-        areas = boxes[:, 2] * boxes[:, 3]
-    return Found(images, classes, boxes, areas, results.scores)
+    return Found(images, classes, results.boxes_xywh, _areas(results.boxes_xywh), results.scores)
+
+
+def _areas(boxes_xywh: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", under="ignore"):
+        return boxes_xywh[:, 2] * boxes_xywh[:, 3]
 
 
 def _unknown(key: str, entry: Mapping[str, Any], number: int, known: Mapping[Any, int], hint: str) -> str:

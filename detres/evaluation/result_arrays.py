@@ -103,9 +103,8 @@ class ResultArrays:
 
     def ranked(self, image_ids: Iterable[Any], category_ids: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
         """For every row, the places (D,) int64 of its ids in these, or -1 where they are not listed."""
-        return _translated(self.images, self.image_ids, image_ids), _translated(
-            self.categories, self.category_ids, category_ids
-        )
+        images = _translated(self.images, self.image_ids, image_ids)
+        return images, _translated(self.categories, self.category_ids, category_ids)
 
     def to_detections(
         self, image_ids: Sequence[Any], category_ids: Sequence[Any], class_names: Sequence[str] = ()
@@ -124,12 +123,13 @@ class ResultArrays:
                 "no image or category of this data set; were the results made on another one?"
             )
         order = stable_order(images, -self.scores)
-        sizes = np.bincount(images, minlength=len(image_ids)).tolist()
         # The sum in double precision, so that corners written by from_detections come back bit for bit.
-        boxes = xywh_to_xyxy(torch.from_numpy(self.boxes_xywh[order])).float().split(sizes)
-        scores = torch.from_numpy(self.scores[order]).float().split(sizes)
-        found = torch.from_numpy(labels[order]).split(sizes)
-        return [Detections(*columns, tuple(class_names)) for columns in zip(boxes, scores, found, strict=True)]
+        boxes = xywh_to_xyxy(torch.from_numpy(self.boxes_xywh[order])).float()
+        columns = (boxes, torch.from_numpy(self.scores[order]).float(), torch.from_numpy(labels[order]))
+        sizes = np.bincount(images, minlength=len(image_ids)).tolist()
+        parts = zip(*(column.split(sizes) for column in columns), strict=True)
+        # Copies: a part of a column, pickled for another process, would take the whole column along.
+        return [Detections(*(column.clone() for column in part), class_names=tuple(class_names)) for part in parts]
 
 
 def check_lengths(detections: Sequence[Detections], image_ids: Sequence[Any]) -> None:
@@ -141,7 +141,7 @@ def check_lengths(detections: Sequence[Detections], image_ids: Sequence[Any]) ->
 def _column(parts: list[Tensor], nothing: Tensor) -> np.ndarray:
     """All parts in one new array of the type of `nothing`."""
     joined = torch.cat(parts) if parts else nothing
-    return joined.to("cpu", nothing.dtype, copy=True).numpy()
+    return joined.detach().to("cpu", nothing.dtype, copy=True).numpy()
 
 
 def _columns(rows: Sequence[Any]) -> list[list[Any]]:
