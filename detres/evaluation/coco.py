@@ -173,8 +173,9 @@ def _class_rows(
 
 def _curves(precision: np.ndarray, names: list[str]) -> tuple[PrecisionRecall, ...]:
     """Curves at IoU 0.50 and 0.75 from precision (T, R, K) at all areas and the largest limit."""
+    recall = RECALLS.copy()
     return tuple(
-        PrecisionRecall(name, round(float(IOU_THRESHOLDS[t]), 2), RECALLS, precision[t, :, k])
+        PrecisionRecall(name, round(float(IOU_THRESHOLDS[t]), 2), recall, precision[t, :, k])
         for t in (0, 5)
         for k, name in enumerate(names)
         if precision[t, 0, k] > -1

@@ -129,7 +129,8 @@ class ResultArrays:
         sizes = np.bincount(images, minlength=len(image_ids)).tolist()
         parts = zip(*(column.split(sizes) for column in columns), strict=True)
         # Copies: a part of a column, pickled for another process, would take the whole column along.
-        return [Detections(*(column.clone() for column in part), class_names=tuple(class_names)) for part in parts]
+        names = tuple(class_names)
+        return [Detections(box.clone(), score.clone(), label.clone(), names) for box, score, label in parts]
 
 
 def check_lengths(detections: Sequence[Detections], image_ids: Sequence[Any]) -> None:
