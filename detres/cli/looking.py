@@ -6,14 +6,18 @@ from detres.cli.shared import add_config, print_paths, say
 
 
 def add_benchmark(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("work", nargs="?", choices=("infer", "train", "pretrain", "all"), default="all")
+    parser.add_argument("work", nargs="?", choices=("infer", "train", "pretrain", "eval", "all"), default="all")
     parser.add_argument("--against", choices=("torchvision",), default="torchvision")
     parser.add_argument("--image", help="default: photos of COCO below DETRES_DATASETS, else a generated picture")
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("H", "W"),
         help="default: 800 1066 for infer, 512 512 for train, 64 64 for pretrain",
     )  # fmt: skip
-    parser.add_argument("--batch-size", type=int, help="default: 1 for infer, 2 for train, 32 for pretrain")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        help="default: 1 for infer, 2 for train, 32 for pretrain; for eval the images of the set, default: 5000",
+    )
     parser.add_argument(
         "--data", help="images for pretrain, root/<class>/<image>; default: Tiny ImageNet below DETRES_DATASETS"
     )
@@ -28,7 +32,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
     from detres.jobs.benchmark import benchmark, format_results, write_results
 
     results = benchmark(
-        ("infer", "train", "pretrain") if arguments.work == "all" else (arguments.work,),
+        ("infer", "train", "pretrain", "eval") if arguments.work == "all" else (arguments.work,),
         size_hw=arguments.size,
         batch_size=arguments.batch_size,
         image=arguments.image,

@@ -254,6 +254,8 @@ class EvalSettings(Settings):
     classifier: str | None = None  # of a localizer: a classifier's checkpoint that names the classes to be found (the
     # paper); null: the localizer's own scores do
     max_detections: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)] = [1, 10, 100]
+    # What computes COCO's metrics: the same numbers to the last bit. auto: numpy, the fast one.
+    backend: Literal["auto", "numpy", "pycocotools"] = "auto"
     voc_iou_thresholds: Annotated[list[Fraction], Field(min_length=1)] = [0.5]
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     # Of detectors, around any checkpoint; true stands for the defaults of each.

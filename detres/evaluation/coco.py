@@ -1,19 +1,30 @@
-"""COCO's twelve numbers for boxes, computed by pycocotools (https://cocodataset.org/#detection-eval).
+"""COCO's twelve numbers for boxes (https://cocodataset.org/#detection-eval), computed by pycocotools or as it does.
 
 Shapes: T IoU thresholds (0.50 to 0.95), R recall points (101), K classes, A area ranges, M limits of detections.
 """
 
-import contextlib
-import io
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from detres.evaluation import coco_accumulate, coco_reference
+from detres.evaluation.coco_matching import UndefinedOverlap
+from detres.evaluation.coco_tables import (
+    IOU_THRESHOLDS,
+    RECALLS,
+    Found,
+    Frame,
+    Objects,
+    found_of,
+    index_frame,
+    objects_of,
+)
 from detres.evaluation.metrics import DetectionMetrics, PrecisionRecall, notes_on_classes
-from detres.evaluation.results import check_coco_results
+from detres.evaluation.ordering import stable_order, starts_of_runs
+from detres.evaluation.result_arrays import ResultArrays
 
+BACKENDS = ("auto", "numpy", "pycocotools")
 _AREAS = ("all", "small", "medium", "large")
 _AREA_WORDS = {
     "all": "",
@@ -25,33 +36,51 @@ _AREA_WORDS = {
 
 def evaluate_coco(
     ground_truth: Mapping[str, Any],
-    results: Sequence[Mapping[str, Any]],
+    results: ResultArrays | Sequence[Mapping[str, Any]],
     *,
     max_detections: Sequence[int] = (1, 10, 100),
+    backend: str = "auto",
 ) -> DetectionMetrics:
     """AP, AP50, AP75, APs, APm, APl, AR at each limit of detections per image, ARs, ARm, ARl, and a row per class.
 
     `ground_truth` is a COCO annotation dict (images, categories, annotations; `iscrowd` 0 and `area` width * height
-    where missing), `results` are rows of a COCO results file. Neither is changed. AP and the AR by size use the largest
-    of `max_detections`; the names AR1, AR10, ... follow it.
+    where missing), `results` are detections in arrays, or rows of a COCO results file. Neither is changed. AP and the
+    AR by size use the largest of `max_detections`; the names AR1, AR10, ... follow it.
+
+    `backend`: "pycocotools", or "numpy", which computes the same numbers to the last bit many times as fast. "auto" is
+    numpy, and pycocotools for boxes so small or so large that they have no IoU in double precision.
 
     A metric without ground truth is None, with the reason. Raises ValueError for results that name an image or a
     category that the ground truth lacks, and for malformed boxes and scores.
     """
-    check_coco_results(results, "results")
+    arrays = results if isinstance(results, ResultArrays) else ResultArrays.from_rows(results)
+    arrays.check("results")
     limits = _limits(max_detections)
-    images, categories, names = _index(ground_truth)
-    truth = _truth_rows(ground_truth, images, categories)
-    found = _result_rows(results, images, categories)
-    precision, recall, iou_thresholds = _accumulate(len(images), len(categories), truth, found, limits)
+    frame = index_frame(ground_truth)
+    truth, found = objects_of(ground_truth, frame), found_of(arrays, frame)
+    precision, recall = _precision_recall(truth, found, frame, limits, backend)
     metrics, meanings = _summarize(precision, recall, limits)
-    reasons = {name: _reason(name, truth) for name, value in metrics.items() if value is None}
-    per_class = [
-        _class_row(name, precision[:, :, k], recall[:, k], mine, num_found, limits[-1])
-        for k, (name, mine, num_found) in enumerate(zip(names, *_by_class(truth, found, len(names)), strict=True))
-    ]
-    curves = _curves(precision[..., 0, -1], iou_thresholds, names)
-    return DetectionMetrics("coco", metrics, reasons, meanings, per_class, _notes(results, per_class), curves)
+    reasons = {
+        name: _reason(name, len(truth.crowd), bool(truth.crowd.all()))
+        for name, value in metrics.items()
+        if value is None
+    }
+    per_class = _class_rows(precision, recall, truth, found, frame.names, limits[-1])
+    curves = _curves(precision[..., 0, -1], frame.names)
+    return DetectionMetrics("coco", metrics, reasons, meanings, per_class, _notes(found, per_class), curves)
+
+
+def coco_precision_recall(
+    ground_truth: Mapping[str, Any],
+    results: ResultArrays,
+    *,
+    max_detections: Sequence[int] = (1, 10, 100),
+    backend: str = "auto",
+) -> tuple[np.ndarray, np.ndarray]:
+    """What evaluate_coco averages: precision (T, R, K, A, M) and recall (T, K, A, M), -1 without ground truth."""
+    frame = index_frame(ground_truth)
+    truth, found = objects_of(ground_truth, frame), found_of(results, frame)
+    return _precision_recall(truth, found, frame, _limits(max_detections), backend)
 
 
 def _limits(max_detections: Sequence[int]) -> list[int]:
@@ -61,89 +90,19 @@ def _limits(max_detections: Sequence[int]) -> list[int]:
     return sorted(set(max_detections))
 
 
-def _index(ground_truth: Mapping[str, Any]) -> tuple[dict[Any, int], dict[Any, int], list[str]]:
-    """Rank of every image id and of every category id, and the category names in that order.
-
-    pycocotools keeps ids in arrays: ranks serve it for ids of every kind (strings, beyond 64 bits, mixed).
-    """
-    for key in ("images", "categories", "annotations"):
-        if not isinstance(ground_truth.get(key), list):
-            raise ValueError(f"ground truth: `{key}` is missing or no list; expected a COCO annotation dict")
-    images = sorted({image["id"] for image in ground_truth["images"]}, key=_order)
-    names = {category["id"]: str(category.get("name", category["id"])) for category in ground_truth["categories"]}
-    categories = sorted(names, key=_order)
-    return _ranks(images), _ranks(categories), [names[category] for category in categories]
-
-
-def _order(identifier: Any) -> tuple[bool, Any]:
-    return isinstance(identifier, str), identifier
-
-
-def _ranks(ids: list[Any]) -> dict[Any, int]:
-    return {identifier: rank for rank, identifier in enumerate(ids)}
-
-
-def _truth_rows(
-    ground_truth: Mapping[str, Any], images: Mapping[Any, int], categories: Mapping[Any, int]
-) -> list[dict[str, Any]]:
-    rows = []
-    for number, entry in enumerate(ground_truth["annotations"]):
-        image, category, box = images.get(entry["image_id"]), categories.get(entry["category_id"]), entry["bbox"]
-        if image is None or category is None or not np.isfinite(box).all():
-            raise ValueError(
-                f"ground truth: annotation {entry.get('id', number)} (image_id {entry['image_id']!r}, category_id "
-                f"{entry['category_id']!r}, bbox {box}) has a bad box, or an image or category that is not listed"
-            )
-        area, crowd = entry.get("area", box[2] * box[3]), int(entry.get("iscrowd", 0))
-        rows.append(_row(number, image, category, box, area) | {"iscrowd": crowd})
-    return rows
-
-
-def _result_rows(
-    results: Sequence[Mapping[str, Any]], images: Mapping[Any, int], categories: Mapping[Any, int]
-) -> list[dict[str, Any]]:
-    rows = []
-    for number, entry in enumerate(results):
-        image, category, box = images.get(entry["image_id"]), categories.get(entry["category_id"]), entry["bbox"]
-        if image is None:
-            raise ValueError(_unknown("image_id", entry, number, images, "were they made on another split?"))
-        if category is None:
-            hint = "use the annotation file's ids, not labels counted from 0"
-            raise ValueError(_unknown("category_id", entry, number, categories, hint))
-        rows.append(_row(number, image, category, box, box[2] * box[3]) | {"score": entry["score"], "iscrowd": 0})
-    return rows
-
-
-def _unknown(key: str, entry: Mapping[str, Any], number: int, known: Mapping[Any, int], hint: str) -> str:
-    examples = ", ".join(map(repr, list(known)[:5]))
-    listed = f"{len(known)} ids ({examples}{' ...' if len(known) > 5 else ''})"
-    return f"results: entry {number} has {key} {entry[key]!r}, which is not among the ground truth's {listed}; {hint}"
-
-
-def _row(number: int, image: int, category: int, box: Sequence[float], area: float) -> dict[str, Any]:
-    # Ids from 1 on: pycocotools takes an annotation with id 0 for "not matched".
-    return {"id": number + 1, "image_id": image, "category_id": category, "bbox": list(box), "area": area}
-
-
-def _accumulate(
-    num_images: int, num_classes: int, truth: list[dict[str, Any]], found: list[dict[str, Any]], limits: list[int]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """pycocotools' precision (T, R, K, A, M) and recall (T, K, A, M), -1 without ground truth, and IoU thresholds."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    frame = {"images": [{"id": i} for i in range(num_images)], "categories": [{"id": k} for k in range(num_classes)]}
-    truth_api, found_api = COCO(), COCO()
-    truth_api.dataset = {**frame, "annotations": truth}
-    found_api.dataset = {**frame, "annotations": found}
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress, and nothing else
-        truth_api.createIndex()
-        found_api.createIndex()
-        evaluation = COCOeval(truth_api, found_api, "bbox")
-        evaluation.params.maxDets = limits
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return evaluation.eval["precision"], evaluation.eval["recall"], evaluation.params.iouThrs
+def _precision_recall(
+    truth: Objects, found: Found, frame: Frame, limits: list[int], backend: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision (T, R, K, A, M) and recall (T, K, A, M), -1 without ground truth."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend: got {backend!r}, expected one of {', '.join(BACKENDS)}")
+    if backend != "pycocotools":
+        try:
+            return coco_accumulate.precision_recall(truth, found, len(frame.names), limits)
+        except UndefinedOverlap as error:
+            if backend != "auto":
+                raise ValueError(f"results: {error}; set the backend to auto or pycocotools") from error
+    return coco_reference.precision_recall(truth, found, len(frame.images), len(frame.names), limits)
 
 
 def _summarize(
@@ -180,58 +139,63 @@ def _mean(values: np.ndarray) -> float | None:
     return float(known.mean()) if known.size else None
 
 
-def _reason(name: str, truth: list[dict[str, Any]]) -> str:
+def _reason(name: str, num_objects: int, all_crowd: bool) -> str:
     """Why a metric has no value, given the ground truth that it looks at."""
-    if not truth:
+    if not num_objects:
         return "the ground truth holds no objects"
-    if all(row["iscrowd"] for row in truth):
+    if all_crowd:
         return "the ground truth holds crowd regions only"
     size = next((size for size in _AREAS[1:] if name in (f"AP{size[0]}", f"AR{size[0]}")), "all")
     return f"the ground truth holds no object{_AREA_WORDS[size]}"
 
 
-def _by_class(
-    truth: list[dict[str, Any]], found: list[dict[str, Any]], num_classes: int
-) -> tuple[list[list[dict[str, Any]]], list[int]]:
-    """The ground-truth rows of every class, and how many detections it has."""
-    grouped: list[list[dict[str, Any]]] = [[] for _ in range(num_classes)]
-    for row in truth:
-        grouped[row["category_id"]].append(row)
-    counts = Counter(row["category_id"] for row in found)
-    return grouped, [counts[k] for k in range(num_classes)]
+def _class_rows(
+    precision: np.ndarray, recall: np.ndarray, truth: Objects, found: Found, names: list[str], limit: int
+) -> list[dict[str, Any]]:
+    """The class table, from precision (T, R, K, A, M) and recall (T, K, A, M)."""
+    objects, crowds, detections = (
+        np.bincount(classes, minlength=len(names)).tolist()
+        for classes in (truth.classes, truth.classes[truth.crowd], found.classes)
+    )
+    rows = []
+    for k, name in enumerate(names):
+        metrics = {**_average_precisions(precision[:, :, k]), f"AR{limit}": _mean(recall[:, k, 0, -1])}
+        counts = {
+            "num_ground_truth": objects[k] - crowds[k],
+            "num_crowd": crowds[k],
+            "num_detections": detections[k],
+        }
+        missing = [key for key, value in metrics.items() if value is None]
+        reasons = {key: _reason(key, objects[k], objects[k] == crowds[k]) for key in missing}
+        rows.append({"name": name, **counts, **metrics, "reasons": reasons})
+    return rows
 
 
-def _class_row(
-    name: str, precision: np.ndarray, recall: np.ndarray, truth: list[dict[str, Any]], num_found: int, limit: int
-) -> dict[str, Any]:
-    """One row of the class table, from precision (T, R, A, M), recall (T, A, M) and ground truth of that class."""
-    metrics = {**_average_precisions(precision), f"AR{limit}": _mean(recall[:, 0, -1])}
-    num_crowd = sum(row["iscrowd"] for row in truth)
-    return {
-        "name": name,
-        "num_ground_truth": len(truth) - num_crowd,
-        "num_crowd": num_crowd,
-        "num_detections": num_found,
-        **metrics,
-        "reasons": {key: _reason(key, truth) for key, value in metrics.items() if value is None},
-    }
-
-
-def _curves(precision: np.ndarray, iou_thresholds: np.ndarray, names: list[str]) -> tuple[PrecisionRecall, ...]:
+def _curves(precision: np.ndarray, names: list[str]) -> tuple[PrecisionRecall, ...]:
     """Curves at IoU 0.50 and 0.75 from precision (T, R, K) at all areas and the largest limit."""
-    recall = np.linspace(0, 1, precision.shape[1])
+    recall = RECALLS.copy()
     return tuple(
-        PrecisionRecall(name, round(float(iou_thresholds[t]), 2), recall, precision[t, :, k])
+        PrecisionRecall(name, round(float(IOU_THRESHOLDS[t]), 2), recall, precision[t, :, k])
         for t in (0, 5)
         for k, name in enumerate(names)
         if precision[t, 0, k] > -1
     )
 
 
-def _notes(results: Sequence[Mapping[str, Any]], per_class: list[dict[str, Any]]) -> tuple[str, ...]:
+def _notes(found: Found, per_class: list[dict[str, Any]]) -> tuple[str, ...]:
     notes = notes_on_classes(per_class)
-    keys = Counter((row["image_id"], row["category_id"], *row["bbox"], row["score"]) for row in results)
-    copies = sum(keys.values()) - len(keys)
-    if copies:
+    if copies := _count_copies(found):
         notes.append(f"{copies} detections are exact copies of others; copies count as false")
     return tuple(notes)
+
+
+def _count_copies(found: Found) -> int:
+    """How many detections have an earlier one of the same image, class, score and box."""
+    keys = (found.images, found.classes, found.scores)
+    order = stable_order(*keys)
+    starts = starts_of_runs(*(key[order] for key in keys))
+    lengths = np.diff(starts, append=len(order))
+    rows = order[np.repeat(lengths > 1, lengths)]  # few share image, class and score: only their boxes are compared
+    columns = [*(key[rows] for key in keys), *found.boxes_xywh[rows].T]
+    order = stable_order(*(columns))
+    return len(rows) - len(starts_of_runs(*(column[order] for column in columns)))

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from pathlib import Path
@@ -27,14 +27,8 @@ from detres.evaluation.inference import ImageScores, classify_all, predict_all
 from detres.evaluation.localization import evaluate_localization
 from detres.evaluation.metrics import DetectionMetrics
 from detres.evaluation.report import Comparison, plot_class_ap, plot_precision_recall, save_comparison_grid
-from detres.evaluation.results import (
-    coco_results,
-    detections_from_results,
-    read_coco_results,
-    write_coco_results,
-    write_results_json,
-    write_voc_comp4,
-)
+from detres.evaluation.result_arrays import ResultArrays
+from detres.evaluation.results import read_result_arrays, write_coco_results, write_results_json, write_voc_comp4
 from detres.evaluation.voc import evaluate_voc
 from detres.files.atomic_file import require_writable
 from detres.files.plain_text import printable_lines
@@ -133,12 +127,12 @@ class Evaluator:
             truth = [dataset.annotations(i) for i in range(len(dataset))]
             thresholds = self.config.eval.voc_iou_thresholds
             return evaluate_voc(truth, detections, dataset.class_names, iou_thresholds=thresholds)
-        return self.judge_rows(coco_results(detections, image_ids(dataset), dataset.category_ids))
+        return self.judge_arrays(ResultArrays.from_detections(detections, image_ids(dataset), dataset.category_ids))
 
-    def judge_rows(self, rows: Sequence[Mapping[str, Any]]) -> DetectionMetrics:
-        """COCO's metrics of the rows of a results file."""
-        truth = cast(DetectionDataset, self.dataset).ground_truth_coco()
-        return evaluate_coco(truth, rows, max_detections=self.config.eval.max_detections)
+    def judge_arrays(self, results: ResultArrays) -> DetectionMetrics:
+        """COCO's metrics of detections in arrays."""
+        truth, settings = cast(DetectionDataset, self.dataset).ground_truth_coco(), self.config.eval
+        return evaluate_coco(truth, results, max_detections=settings.max_detections, backend=settings.backend)
 
 
 def _advance(progress: Callable[[int], None], before: int, done: int) -> None:
@@ -184,8 +178,7 @@ def evaluate(
         processes.from_main(lambda: require_writable(output, "choose another one by --output"))
         if detections is not None:
             _refuse_test_time(config, detections)
-            evaluator = _evaluator_alone(config, split, device)
-            evaluation = _of_results(evaluator, detections)
+            evaluation = _of_results(evaluator := _evaluator_alone(config, split, device), detections)
         else:
             assert weights, "evaluate needs weights or detections"
             files = [weights] if isinstance(weights, str) else list(weights)
@@ -203,12 +196,11 @@ def evaluate(
 def _of_results(evaluator: Evaluator, detections: str) -> Evaluation:
     """The evaluation of a COCO results file."""
     dataset = cast(DetectionDataset, evaluator.dataset)
-    rows = read_coco_results(detections)
-    ids = image_ids(dataset)
-    found = detections_from_results(rows, ids, dataset.category_ids, dataset.class_names, str(detections))
-    # COCO's metrics take the rows themselves: Detections hold single precision, which moves boxes and makes ties.
-    is_coco = evaluator.config.eval.metric == "coco"
-    return Evaluation(evaluator.judge_rows(rows) if is_coco else evaluator.judge(found), found)
+    results = read_result_arrays(detections)
+    found = results.to_detections(image_ids(dataset), dataset.category_ids, dataset.class_names, detections)
+    # COCO's metrics take the file's numbers: Detections hold single precision, which moves boxes and makes ties.
+    judged = evaluator.judge_arrays(results) if evaluator.config.eval.metric == "coco" else evaluator.judge(found)
+    return Evaluation(judged, found)
 
 
 def _dataset_of_classes(config: Config, class_names: Sequence[str], split: str, weights: str) -> wiring.AnyDataset:

@@ -40,16 +40,17 @@ def test_weights_and_their_results_file_give_the_same_numbers(
     assert _metrics(tmp_path / "file") == _metrics(run / "eval")
 
 
+@pytest.mark.parametrize("backend", ["auto", "numpy", "pycocotools"])
 def test_a_results_file_is_judged_as_pycocotools_does(
-    real_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    real_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, backend: str
 ) -> None:
     """COCO's own example, without its images; scores and boxes must not pass through single precision."""
     monkeypatch.setenv("DETRES_DATASETS", str(real_data))
     folder = real_data / "eval" / "coco_val2014_100"
     truth = "{type: coco, annotations: eval/coco_val2014_100/instances_val2014_100.json, images: nowhere}"
     outcome = run_detres(
-        *("eval", "--config", "coco_r18.yaml", f"data.val={truth}", "--output", tmp_path),
-        *("--detections", folder / "instances_val2014_fakebbox100_results.json"),
+        *("eval", "--config", "coco_r18.yaml", f"data.val={truth}", f"eval.backend={backend}"),
+        *("--detections", folder / "instances_val2014_fakebbox100_results.json", "--output", tmp_path),
     )
     assert outcome.code == 0, outcome.err
     assert _metrics(tmp_path) == json.loads((folder / "expected_pycocotools.json").read_text())["bbox"]

@@ -5,7 +5,7 @@ from typing import Any
 
 from detres.jobs.benchmark.timing import PARTS
 
-_ALL_PARTS = (*PARTS, "loading", "learning")
+_ALL_PARTS = (*PARTS, "loading", "learning", "conversion", "evaluation")
 _SETTINGS = ("torch", "torchvision", "device", "threads", "dtype", "mode", "repeats")
 
 
@@ -20,8 +20,9 @@ def format_results(results: dict[str, Any]) -> str:
         lines += [f"  {side:<12} {_spread(seconds)} s" for side, seconds in figures["seconds"].items()]
         if work not in ("infer", "train"):
             lines += [f"  {side:<12} {_images_per_second(figures, side)}" for side in figures["seconds"]]
-        lines += [f"  {'ratio':<12} {_spread(figures['ratio'])} (torchvision / detres; above 1, detres is faster)", ""]
         sides = list(figures["parts"])
+        meaning = f"({sides[0]} / detres; above 1, detres is faster)"
+        lines += [f"  {'ratio':<12} {_spread(figures['ratio'])} {meaning}", *_memory(figures), ""]
         lines.append(f"  {'seconds in':<16}" + "".join(f"{side:>13}" for side in sides))
         for part in _ALL_PARTS:
             if part in figures["parts"][sides[0]]:
@@ -29,7 +30,15 @@ def format_results(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _memory(figures: dict[str, Any]) -> list[str]:
+    known = {side: mib for side, mib in figures.get("memory_mib", {}).items() if mib is not None}
+    return [f"  {'memory':<12} {', '.join(f'{side} {mib:.0f} MiB' for side, mib in known.items())}"] if known else []
+
+
 def _title(work: str, figures: dict[str, Any]) -> str:
+    if work == "eval":
+        counts = ", ".join(f"{figures[what]} {what}" for what in ("images", "objects", "detections"))
+        return f"COCO evaluation, {counts}, input {figures['input']}"
     names = {"infer": "inference", "train": "training step", "pretrain": "pretraining step"}
     name = names.get(work, "input pipeline alone, one thread")
     height, width = figures["size_hw"]
@@ -49,6 +58,8 @@ def _agreement(same: dict[str, Any]) -> str:
     for name, found in same.items():
         if "same" in found:
             parts.append(f"{found['same']:.1%} of {sum(found['per_image'])} {name}")
+        if "identical" in found:
+            parts.append(f"{found['identical']} {name}, bit for bit")
     losses = [abs(found["detres"] / found["torchvision"] - 1) for found in same.values() if "detres" in found]
     if losses:
         parts.append(f"{len(losses)} {'loss' if len(losses) == 1 else 'losses'} to {max(losses):.0e}")

@@ -13,6 +13,7 @@ from detres.api import choose_device
 from detres.engine.environment import describe_environment
 from detres.files.atomic_file import atomic_path
 from detres.jobs.benchmark.agreement import check_same_work
+from detres.jobs.benchmark.evaluation import NUM_IMAGES, compare_evaluations
 from detres.jobs.benchmark.pictures import photo_folder, training_folder
 from detres.jobs.benchmark.pretraining import MODEL, Pretraining, pipelines
 from detres.jobs.benchmark.report import draw_chart
@@ -22,6 +23,7 @@ from detres.jobs.benchmark.twins import Twins, make_inputs, make_twins
 SIZES_HW = {"infer": (800, 1066), "train": (512, 512), "pretrain": (64, 64)}
 BATCH_SIZES = {"infer": 1, "train": 2, "pretrain": 32}
 _DETECTOR = "Faster R-CNN, ResNet-50 FPN, frozen batch norms, stem and conv2_x frozen, random weights"
+_MODELS = {"pretrain": MODEL, "eval": "COCO's metrics for boxes"}
 _SMALLEST_SIDE = 64  # the coarsest feature map needs two cells
 _MOST_PART_PASSES = 3
 _PHOTO_SIZE = 224
@@ -46,6 +48,7 @@ def benchmark(
 
     infer     Faster R-CNN from images to detections; by default 800 x 1066 and batch 1
     train     its training steps; by default 512 x 512 and batch 2 with 8 boxes per image
+    eval      COCO's metrics of 5,000 images with 100 detections each (`batch_size`: the images), against pycocotools
     pretrain  whole training loops of ResNet-18 on the images of `data` (by default Tiny ImageNet below DETRES_DATASETS
               at 64 x 64, batch 32), read by `workers` processes, and both input pipelines alone on one thread
 
@@ -60,6 +63,9 @@ def benchmark(
         results["settings"] = _describe(works, where, repeats)
         twins = make_twins(where, num_proposals) if {"infer", "train"} & set(works) else None
         for work in works:
+            if work == "eval":
+                results["works"][work] = compare_evaluations(batch_size or NUM_IMAGES, repeats, progress)
+                continue
             size, count = size_hw or SIZES_HW[work], batch_size or BATCH_SIZES[work]
             if work == "pretrain":
                 results["works"] |= _pretraining(data, size[0], count, workers, repeats, where, progress)
@@ -166,7 +172,7 @@ def _describe(works: Sequence[str], device: torch.device, repeats: int) -> dict[
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "dtype": "float32",
         "mode": "eager",
-        "model": "; ".join(dict.fromkeys(MODEL if work == "pretrain" else _DETECTOR for work in works)),
+        "model": "; ".join(dict.fromkeys(_MODELS.get(work, _DETECTOR) for work in works)),
         "repeats": repeats,
     }
 
