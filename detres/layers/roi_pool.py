@@ -72,7 +72,9 @@ class RoIPooler(nn.Module):
 
     def _pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
         """Regions (M, 5: image, x1, y1, x2, y2) of one map."""
-        rois = rois.to(feature.dtype)
+        # In 16 bits a box of 800 pixels would move by four, and not every device pools in them.
+        whole = feature.float()
         if self.method == "roi_pool":
-            return roi_pool(feature, rois, self.output_size, 1.0 / stride)
-        return roi_align(feature, rois, self.output_size, 1.0 / stride, self.sampling_ratio, self.aligned)
+            return roi_pool(whole, rois, self.output_size, 1.0 / stride).to(feature.dtype)
+        options = (self.output_size, 1.0 / stride, self.sampling_ratio, self.aligned)
+        return roi_align(whole, rois, *options).to(feature.dtype)
