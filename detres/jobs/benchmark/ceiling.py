@@ -61,9 +61,7 @@ def _measure(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     matrices = torch.randn(2, side, side, device=device, dtype=dtype)
 
     def rate(step: Callable[[], Tensor], operations: float) -> float:
-        return measure_rate(
-            lambda: [step() for _ in range(times)], times * operations, lambda: clock(device), _REPEATS
-        )
+        return measure_rate(lambda: [step() for _ in range(times)], times * operations, lambda: clock(device), _REPEATS)
 
     of_convolution = 2 * batch * height * width * _CHANNELS * _CHANNELS * 9
     layouts: Mapping[str, torch.memory_format] = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detres.classifier import Classifier
 from detres.config import load_config
-from detres.jobs.benchmark.agreement import gradients, same_gradients, same_value
+from detres.jobs.benchmark.agreement import gradients, same_tensors, same_value
 from detres.jobs.benchmark.conditions import OURS, Conditions
 from detres.jobs.benchmark.contest import Contest
 from detres.jobs.benchmark.plain_cifar import PlainCifarResNet
@@ -73,12 +73,13 @@ def check_same(theirs: PlainCifarResNet, ours: Classifier, batch: Batch) -> dict
     assert isinstance(batch.targets, Tensor)
     expected = _their_loss(theirs, batch)
     got = ours(batch.images, batch.targets)["loss_cls"]
-    same: dict[str, Any] = {"loss": same_value("loss", float(expected), float(got), _LOSS_TOLERANCE)}
+    same: dict[str, Any] = {"loss": same_value("loss", float(expected.detach()), float(got.detach()), _LOSS_TOLERANCE)}
     expected.backward()
     got.backward()
     in_our_names = classifier_from_torchvision(gradients(theirs))
-    same["gradient"] = same_gradients(in_our_names, gradients(ours), _GRADIENT_TOLERANCE)
-    theirs.zero_grad(), ours.zero_grad()
+    same["gradient"] = same_tensors("gradient", in_our_names, gradients(ours), _GRADIENT_TOLERANCE)
+    theirs.zero_grad()
+    ours.zero_grad()
     return same
 
 

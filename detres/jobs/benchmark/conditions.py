@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
+from detres.engine.allocator import AllocatorName, use_allocator
 from detres.engine.precision import PrecisionName
 
-AllocatorName = Literal["default", "tuned"]
 OPPONENTS = ("torchvision", "detres")
 ALLOCATORS = ("own", "default", "tuned")
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -59,6 +58,10 @@ class Conditions:
             return "tuned" if side == OURS else "default"
         return "default" if self.allocator == "default" else "tuned"
 
+    def take_allocator(self, side: str) -> None:
+        """Have malloc work as that side wants it, from now on."""
+        use_allocator(self.allocator_of(side))
+
     def their_autocast(self) -> AbstractContextManager[object]:
         """The context in which the opponent's forward pass runs."""
         if self.their_precision == "float32":
@@ -67,7 +70,7 @@ class Conditions:
 
 
 @contextmanager
-def threads(count: int | None) -> Iterator[None]:
+def on_threads(count: int | None) -> Iterator[None]:
     """torch computes on `count` threads inside the block; None: on as many as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
@@ -85,7 +88,7 @@ def one_thread() -> Iterator[None]:
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
-        with threads(1):
+        with on_threads(1):
             yield
     finally:
         cv2.setNumThreads(before)

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 
 from detres.detector import FasterRCNN
+from detres.engine.allocator import AllocatorName
 from detres.jobs.benchmark.agreement import (
     check_inference,
     check_losses,
     check_settings,
     same_detections,
+    same_maps,
 )
-from detres.jobs.benchmark.conditions import OURS, AllocatorName, Conditions
+from detres.jobs.benchmark.conditions import OURS, Conditions
 from detres.jobs.benchmark.contest import Contest
 from detres.jobs.benchmark.timing import Lap, Side
 from detres.jobs.benchmark.training import (
@@ -59,6 +61,7 @@ def _inference(twins: Twins, inputs: Inputs, conditions: Conditions) -> tuple[di
     optimised = copy.deepcopy(twins.ours).optimize_for_inference(
         precision=conditions.precision, compile=conditions.compile
     )
+    same["timed maps"] = same_maps(twins.ours, optimised, inputs, conditions.precision)
     with torch.no_grad():
         found = optimised.predict(inputs.batch())
     same["timed detections"] = same_detections(reference, found, conditions.precision)
@@ -99,9 +102,7 @@ def _training(twins: Twins, inputs: Inputs, conditions: Conditions) -> tuple[dic
     same = check_losses(twins, inputs)
     unchanged, timed = plain_step(twins.ours, conditions), timed_step(twins.ours, conditions)
     same |= check_steps(unchanged, timed, batch())
-    their_step = their_training(
-        twins.theirs, lambda: twins.theirs(inputs.theirs, inputs.their_targets), conditions
-    )
+    their_step = their_training(twins.theirs, lambda: twins.theirs(inputs.theirs, inputs.their_targets), conditions)
     theirs = _with_forward(_their_side(twins, their_step, conditions), twins.theirs)
     plain, ours = (
         _with_forward(_our_side(step.model, our_training(step, batch), allocator, describe(step)), step.model)

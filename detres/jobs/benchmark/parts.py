@@ -7,7 +7,8 @@ the RPN without its head, "selection" the forward pass without the parts named, 
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -89,23 +90,36 @@ def _next_outside(part: str, known: Mapping[str, float]) -> str | None:
 def _readings(modules: Mapping[str, Sequence[nn.Module]], read: Reader) -> Iterator[dict[str, float]]:
     """What passes in the modules of each part inside the block; without the parts that were not called."""
     found: dict[str, float] = {}
-    handles = []
+    with ExitStack() as undo:
+        for part, members in modules.items():
+            for module in members:
+                _watch(module, part, found, read, undo)
+        yield found
 
-    def start(part: str) -> None:
+
+def _watch(module: Any, part: str, found: dict[str, float], read: Reader, undo: ExitStack) -> None:
+    """Add what passes in each call of `module` to found[part], until `undo` closes."""
+
+    def start(*_: Any) -> None:
         found[part] = found.get(part, 0.0) - read()
 
-    def stop(part: str) -> None:
+    def stop(*_: Any) -> None:
         found[part] += read()
 
-    for part, members in modules.items():
-        for module in members:
-            handles.append(module.register_forward_pre_hook(lambda _module, _args, part=part: start(part)))
-            handles.append(module.register_forward_hook(lambda _module, _args, _out, part=part: stop(part)))
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
+    compiled = getattr(module, "_compiled_call_impl", None)  # what module.compile() made: it knows no later hooks
+    if compiled is None:
+        for handle in (module.register_forward_pre_hook(start), module.register_forward_hook(stop)):
+            undo.callback(handle.remove)
+        return
+
+    def timed(*args: Any, **options: Any) -> Any:
+        start()
+        result = compiled(*args, **options)
+        stop()
+        return result
+
+    module._compiled_call_impl = timed
+    undo.callback(setattr, module, "_compiled_call_impl", compiled)
 
 
 def total(parts: Mapping[str, float]) -> float:

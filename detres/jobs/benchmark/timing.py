@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from detres.engine.allocator import use_allocator
-from detres.jobs.benchmark.conditions import AllocatorName
+from detres.engine.allocator import AllocatorName, use_allocator
 
 Lap = Callable[[str], None]
 CONFIDENCE = 0.95  # of the interval in which the median lies

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detres.engine.optimizer import build_optimizer
 from detres.engine.records import TrainerSettings
 from detres.engine.train_step import TrainStep
-from detres.jobs.benchmark.agreement import gradients, same_gradients, same_value
+from detres.jobs.benchmark.agreement import gradients, same_tensors, same_value
 from detres.jobs.benchmark.conditions import Conditions
 from detres.jobs.benchmark.timing import Lap
 from detres.structures import Batch
@@ -33,9 +33,7 @@ def plain_step(model: nn.Module, conditions: Conditions) -> TrainStep:
 
 def timed_step(model: nn.Module, conditions: Conditions) -> TrainStep:
     """The step of a copy of `model` with the options that `conditions` ask for, and channels last."""
-    options = TrainerSettings(
-        steps=1, precision=conditions.precision, channels_last=True, compile=conditions.compile
-    )
+    options = TrainerSettings(steps=1, precision=conditions.precision, channels_last=True, compile=conditions.compile)
     return _make_step(model, options, conditions)
 
 
@@ -91,7 +89,7 @@ def check_steps(plain: TrainStep, timed: TrainStep, batch: Batch) -> dict[str, A
         for name, value in expected[0].items()
         if name.startswith("loss")
     }
-    same["timed gradient"] = same_gradients(expected[1], got[1], for_gradient)
+    same["timed gradient"] = same_tensors("gradient", expected[1], got[1], for_gradient)
     return same
 
 
