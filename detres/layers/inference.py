@@ -25,10 +25,10 @@ _NOT_TRAINABLE = (
 class OptimizableForInference(nn.Module):
     """A network from `pixels`, which normalises an ImageBatch, by way of `backbone` to heads of its own."""
 
-    pixels: nn.Module
+    pixels: Any
     backbone: nn.Module
     is_optimized = False
-    _input_options: dict[str, Any] = {}  # noqa: RUF012  # never changed in place
+    _input_options: dict[str, Any] = {}  # never changed in place
 
     def optimize_for_inference(
         self, *, fold_norms: bool = True, channels_last: bool = True, precision: str = "float32", compile: bool = False
@@ -84,6 +84,13 @@ class OptimizableForInference(nn.Module):
 
     def _parts(self) -> Iterator[nn.Module]:
         return (child for child in self.children() if child is not self.pixels)
+
+
+def optimize_networks(whole: nn.Module, **options: Any) -> None:
+    """Call optimize_for_inference(**options) on every network in `whole`: itself, or what it is built around."""
+    for network in list(whole.modules()):
+        if isinstance(network, OptimizableForInference):
+            network.optimize_for_inference(**options)
 
 
 _fold = fold_norms  # whose name is that of a setting above
