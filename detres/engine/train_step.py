@@ -170,9 +170,8 @@ class TrainStep:
 
     def _to_device(self, batch: Batch) -> Batch:
         batch = batch.to(self.device)
-        if not self.channels_last:
-            return batch
-        pixels = batch.images.pixels.contiguous(memory_format=torch.channels_last)
+        memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
+        pixels = batch.images.pixels.contiguous(memory_format=memory_format)
         return replace(batch, images=replace(batch.images, pixels=pixels))
 
     def _clip_gradients(self) -> Tensor:

@@ -96,7 +96,8 @@ def _spread(values: Mapping[str, Any]) -> str:
 
 
 def _agreement(same: Mapping[str, Any]) -> str:
-    parts, losses = [], []
+    parts: list[str] = []
+    losses: dict[str, list[float]] = {}
     for name, found in same.items():
         if "same" in found:
             parts.append(f"{found['same']:.1%} of {sum(found['per_image'])} {name} (IoU > {found['iou']:g})")
@@ -107,9 +108,9 @@ def _agreement(same: Mapping[str, Any]) -> str:
         elif name == "operations":
             parts.append(f"{name} {found['detres'] / found['torchvision'] - 1:+.1%}")
         else:
-            losses.append(_apart(found))
-    if losses:
-        parts.append(f"{len(losses)} {'loss' if len(losses) == 1 else 'losses'} to {max(losses):.0e}")
+            losses.setdefault("timed " if name.startswith("timed ") else "", []).append(_apart(found))
+    for which, apart in losses.items():
+        parts.append(f"{len(apart)} {which}{'loss' if len(apart) == 1 else 'losses'} to {max(apart):.0e}")
     return ", ".join(parts)
 
 

@@ -68,7 +68,7 @@ def benchmark(
 
     infer     Faster R-CNN from images to detections, ours optimised for inference; by default 800 x 1066 and batch 1
     infer_v2  the same of torchvision's version 2
-    train     its training steps, ours channels last; by default 512 x 512 and batch 2 with 8 boxes per image
+    train     its training steps; by default 512 x 512 and batch 2 with 8 boxes per image
     data      from JPEG files (`data`, by default COCO's; `batch_size` at most) with boxes to normalised pixels of the
               shorter side 800, on one core, against Pillow and transforms.v2
     eval      COCO's metrics of 5,000 images with 100 detections each (`batch_size`: the images), against pycocotools

@@ -32,8 +32,8 @@ def plain_step(model: nn.Module, conditions: Conditions) -> TrainStep:
 
 
 def timed_step(model: nn.Module, conditions: Conditions) -> TrainStep:
-    """The step of a copy of `model` with the options that `conditions` ask for, and channels last."""
-    options = TrainerSettings(steps=1, precision=conditions.precision, channels_last=True, compile=conditions.compile)
+    """The step of a copy of `model` with the options that `conditions` ask for, and the memory format of its choice."""
+    options = TrainerSettings(steps=1, precision=conditions.precision, channels_last="auto", compile=conditions.compile)
     return _make_step(model, options, conditions)
 
 
@@ -105,5 +105,5 @@ def describe(step: TrainStep) -> dict[str, str]:
     return {
         "precision": settings.precision,
         "mode": "compiled" if settings.compile else "eager",
-        "memory format": "channels last" if settings.channels_last else "planes",
+        "memory format": "channels last" if step.channels_last else "planes",
     }
