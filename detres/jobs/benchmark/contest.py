@@ -20,17 +20,22 @@ class Contest:
 
     about      what the report says of the work: sizes, input, how closely the sides agree
     plain      our side eager, float32 and without options, whose operations are counted
+    may_save   whether it may need fewer operations, because the gradients of both were compared
     """
 
     sides: Mapping[str, Side]
     about: dict[str, Any]
     plain: Side
+    may_save: bool = False
 
     def run(self, conditions: Conditions, ceilings: Ceilings) -> dict[str, Any]:
         """Seconds, ratio, parts and the shares of the ceiling. Raises DifferentWork where the operations differ."""
-        opponent = next(iter(self.sides.values()))
-        operations = _counted(opponent)
-        same = self.about["same"] | {"operations": same_operations(total(operations), total(_counted(self.plain)))}
+        operations = {
+            name: _counted(side)
+            for name, side in zip(self.sides, (next(iter(self.sides.values())), self.plain), strict=True)
+        }
+        theirs, ours = (total(parts) for parts in operations.values())
+        same = self.about["same"] | {"operations": same_operations(theirs, ours, self.may_save)}
         figures = {
             **self.about,
             "same": same,
@@ -51,16 +56,19 @@ def describe_sides(sides: Mapping[str, Side]) -> dict[str, dict[str, str]]:
 
 
 def ceiling_shares(
-    sides: Mapping[str, Side], figures: Mapping[str, Any], operations: Mapping[str, float], ceilings: Ceilings
+    sides: Mapping[str, Side],
+    figures: Mapping[str, Any],
+    operations: Mapping[str, Mapping[str, float]],
+    ceilings: Ceilings,
 ) -> dict[str, Any]:
-    """Operations of a step by part, and which share of the ceiling of its number format each side reaches with them."""
+    """Each side's operations in a step by part, and which share of its number format's ceiling it reaches with them."""
     of_step, of_parts = {}, {}
     for name, side in sides.items():
         precision = side.settings["precision"]
-        of_step[name] = ceilings.share(total(operations), figures["seconds"][name]["median"], precision)
+        of_step[name] = ceilings.share(total(operations[name]), figures["seconds"][name]["median"], precision)
         of_parts[name] = {
-            part: ceilings.share(operations[part], seconds, precision)
+            part: ceilings.share(operations[name][part], seconds, precision)
             for part, seconds in figures["parts"][name].items()
-            if part in operations and seconds > 0
+            if part in operations[name] and seconds > 0
         }
-    return {"operations": dict(operations), "ceiling_share": of_step, "ceiling_share_of_parts": of_parts}
+    return {"operations": operations, "ceiling_share": of_step, "ceiling_share_of_parts": of_parts}

@@ -53,7 +53,7 @@ def compare_detectors(
     make = _training if work == "train" else _inference
     same, theirs, ours, plain = make(twins, inputs, conditions)
     about = {"size_hw": list(size_hw), "batch_size": batch_size, "input": inputs.source, "same": same}
-    return Contest({conditions.opponent: theirs, OURS: ours}, about, plain)
+    return Contest({conditions.opponent: theirs, OURS: ours}, about, plain, may_save=work == "train")
 
 
 def _inference(twins: Twins, inputs: Inputs, conditions: Conditions) -> tuple[dict[str, Any], Side, Side, Side]:

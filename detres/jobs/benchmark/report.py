@@ -63,7 +63,7 @@ def _part(figures: Mapping[str, Any], side: str, part: str) -> str:
 def _share(figures: Mapping[str, Any], side: str) -> str:
     if "ceiling_share" not in figures:
         return ""
-    operations = sum(figures["operations"].values())
+    operations = sum(figures["operations"][side].values())
     return f", {figures['ceiling_share'][side]:.0%} of the ceiling with {operations / 1e9:.0f} GFLOP"
 
 
