@@ -64,6 +64,7 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (ResNet-18 and -34)."""
 
     expansion = 1
+    conv_norm_names = (("conv1", "bn1"), ("conv2", "bn2"))
 
     def __init__(self, in_channels: int, width: int, stride: int, dilation: int, style: BlockStyle) -> None:
         super().__init__()
@@ -91,6 +92,7 @@ class Bottleneck(nn.Module):
     """1x1 (reduce), 3x3, 1x1 (restore) and a shortcut (ResNet-50 and deeper, ResNeXt, wide ResNet)."""
 
     expansion = 4
+    conv_norm_names = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
 
     def __init__(self, in_channels: int, width: int, stride: int, dilation: int, style: BlockStyle) -> None:
         super().__init__()

@@ -83,6 +83,12 @@ class StagedBackbone(nn.Module):
         """conv2_x and those after it, as far as they were made."""
         return [module for module in self.children() if isinstance(module, Stage)]
 
+    @property
+    def conv_norm_names(self) -> list[tuple[str, str]]:
+        """The last convolution of the stem, and its norm."""
+        last = "conv1" if isinstance(self.conv1, nn.Conv2d) else f"conv1.{len(list(self.conv1.children())) - 1}"
+        return [(last, "bn1")]
+
     def run_stem(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (N, 3, H, W) -> the map that the first stage takes, or that is pooled before it."""
         if isinstance(self.conv1, nn.Conv2d):

@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from detres.backbones.interface import Backbone
 from detres.classifier.mixing import Mixing
+from detres.layers.inference import OptimizableForInference
 from detres.structures import ImageBatch
 
 
-class Classifier(nn.Module):
+class Classifier(OptimizableForInference):
     """From images to one score per class. Parameters are named `backbone.*` and `fc.*`.
 
     backbone         its last feature map (the one of the largest stride) is pooled
@@ -59,6 +60,7 @@ class Classifier(nn.Module):
 
         A mixed image has the loss of both its labels in their shares; to be right is to name the larger one's.
         """
+        self.check_trainable()
         if self.mixing is None or not self.training:
             logits = self.logits(images)
             loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
@@ -79,7 +81,7 @@ class Classifier(nn.Module):
 
     def logits(self, images: ImageBatch) -> Tensor:
         """Logits (N, K), with gradients."""
-        features = self.backbone(self.pixels(images))[self.feature_name]
+        features = self.features(images)[self.feature_name]
         hidden = pool_inside(features, images) if self.head is None else self.head(features, images)
         return self.fc(self.dropout(hidden))
 

@@ -84,8 +84,9 @@ def predict(arguments: argparse.Namespace) -> int:
 
     shown = ProgressLine()
     overrides = [text for text in arguments.sources if _is_override(text)]
+    predictor = load(arguments.weights, arguments.device, trust_code=arguments.trust_code, overrides=overrides)
     summary = predict_to_folder(
-        load(arguments.weights, arguments.device, trust_code=arguments.trust_code, overrides=overrides),
+        predictor.optimize_for_inference(),
         [text for text in arguments.sources if text not in overrides],
         arguments.output,
         score_threshold=arguments.score_threshold,

@@ -1,4 +1,5 @@
-"""Settings of the systems around a detector or localizer at test time (detres.detector.test_time)."""
+"""Settings of test time: how networks compute, and the systems around a detector or localizer
+(detres.detector.test_time)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
@@ -9,6 +10,17 @@ from detres.config.fields import Fraction, PositiveFloat, PositiveInt, Settings
 
 LONGEST = 2000
 """The default bound of the longer side, in pixels: that of multi-scale testing in Fast R-CNN."""
+
+
+class InferenceSettings(Settings):
+    """What is done to a copy of a network, in evaluation and prediction, so that it computes the same faster.
+
+    eval.precision goes with it. See optimize_for_inference() of the networks.
+    """
+
+    fold_norms: bool = True  # batch norms become part of the convolutions before them
+    channels_last: bool = True
+    compile: bool = False  # by torch.compile: a minute or more each time, gained back over a thousand images or so
 
 
 class BoxRefinementSettings(Settings):

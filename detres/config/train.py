@@ -18,7 +18,13 @@ from detres.config.fields import (
     Settings,
     Switch,
 )
-from detres.config.test_time import AugmentSettings, BoxRefinementSettings, DenseSettings, MultiScaleSettings
+from detres.config.test_time import (
+    AugmentSettings,
+    BoxRefinementSettings,
+    DenseSettings,
+    InferenceSettings,
+    MultiScaleSettings,
+)
 
 
 class ParameterGroup(Settings):
@@ -258,6 +264,7 @@ class EvalSettings(Settings):
     backend: Literal["auto", "numpy", "pycocotools"] = "auto"
     voc_iou_thresholds: Annotated[list[Fraction], Field(min_length=1)] = [0.5]
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    inference: InferenceSettings = InferenceSettings()
     # Of detectors, around any checkpoint; true stands for the defaults of each.
     box_refinement: Switch[BoxRefinementSettings] = None
     multi_scale: Switch[MultiScaleSettings] = None

@@ -3,16 +3,19 @@
 Shapes: N images, H and W padded height and width.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from detres.detector.roi_heads import RoIHeads
 from detres.detector.rpn import RPN
+from detres.layers.inference import OptimizableForInference
 from detres.layers.pixels import PixelNormalizer
 from detres.structures import Detections, GroundTruth, ImageBatch
 
 
-class FasterRCNN(nn.Module):
+class FasterRCNN(OptimizableForInference):
     """Normalised pixels -> features -> proposals -> detections.
 
     forward gives the losses of training, predict the detections; neither resizes anything. Parameter names are those
@@ -33,13 +36,19 @@ class FasterRCNN(nn.Module):
 
         A cascade has the last two for each stage: loss_classifier_1, loss_box_1, ...
         """
-        features = self.backbone(self.pixels(images))
+        self.check_trainable()
+        features = self.features(images)
         proposals, rpn_losses = self.rpn(images, features, targets)
         return {**rpn_losses, **self.roi_heads.losses(images, features, proposals, targets)}
 
     @torch.no_grad()
     def predict(self, images: ImageBatch) -> list[Detections]:
         """One Detections per image, in pixels of the resized image (ImageBatch.to_original maps them back)."""
-        features = self.backbone(self.pixels(images))
+        features = self.features(images)
         proposals, _ = self.rpn(images, features)
         return self.roi_heads.detect(images, features, proposals)
+
+    def compilable(self) -> Iterator[nn.Module]:
+        """Backbone, RPN head and box heads."""
+        stages = [stage for stage in self.roi_heads.modules() if isinstance(stage, RoIHeads)]
+        yield from (self.backbone, self.rpn.head, *(stage.box_head for stage in stages))

@@ -29,6 +29,7 @@ from detres.detector.box_coder import BoxCoder
 from detres.detector.localizer_head import LocalizerHead
 from detres.detector.losses import BoxLoss
 from detres.detector.target_assignment import assign, sample
+from detres.layers.inference import OptimizableForInference
 from detres.layers.pixels import PixelNormalizer
 from detres.structures import Detections, GroundTruth, ImageBatch
 from detres.structures.boxes import clip_boxes
@@ -61,7 +62,7 @@ class Scored(Protocol):
     def scores(self) -> Tensor: ...
 
 
-class Localizer(nn.Module):
+class Localizer(OptimizableForInference):
     """Normalised pixels -> last map of the backbone -> a box for each class asked for.
 
     backbone    its last feature map (the one of the largest stride) is used
@@ -115,6 +116,7 @@ class Localizer(nn.Module):
 
     def forward(self, images: ImageBatch, targets: GroundTruth) -> dict[str, Tensor]:
         """The two losses, scalars: loss_loc_class, loss_loc_box. Images without objects have negative anchors only."""
+        self.check_trainable()
         hidden, anchors = self._look(images)
         found = assign(anchors, targets, self.positive_iou, self.negative_iou, low_quality=True)
         seeds = images.sampling_seeds ^ _SAMPLING_KEY
@@ -172,7 +174,7 @@ class Localizer(nn.Module):
 
     def _look(self, images: ImageBatch) -> tuple[Tensor, Tensor]:
         """Hidden values (N, h w, C) of a batch, and the anchors (A, 4) on their positions."""
-        features = self.backbone(self.pixels(images))[self.feature_name]
+        features = self.features(images)[self.feature_name]
         height, width = features.shape[-2:]
         padded_hw = (images.pixels.shape[-2], images.pixels.shape[-1])
         anchors = self.anchors([(height, width)], [self.stride], padded_hw, features.device)[0]

@@ -33,7 +33,7 @@ class LocalizerHead(nn.Module):
 
     def hidden(self, features: Tensor) -> Tensor:
         """What the sibling layers see at each position: (N, h w, C)."""
-        return self.conv(features).relu().flatten(2).transpose(1, 2)
+        return self.conv(features).relu_().flatten(2).transpose(1, 2)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits (..., anchors of a cell, K) float32 at positions (..., C)."""

@@ -70,10 +70,10 @@ class Evaluator:
         self.passes = len(self._protocol_loaders) + (self._naming is not None)
 
     def __call__(self, model: nn.Module, progress: Callable[[int], None] | None = None) -> Evaluation:
-        """Run the model over all images and compute the metric of `eval.metric`, in the main process."""
+        """Run a copy of the model, made fast by eval.inference, and compute `eval.metric` in the main process."""
+        model = wiring.for_inference(model, self.config)
         options: dict[str, Any] = {
             "device": self.device,
-            "precision": self.config.eval.precision,
             "processes": self.processes,
             "progress": progress if progress is None else partial(self._advance_all, progress),
             "image_ids": image_ids(self.dataset),  # so that images that are skipped by option are not taken for others

@@ -76,7 +76,8 @@ class NamingClassifier:
                 f"eval.classifier: {path} has {len(names)} classes, expected the {len(dataset.class_names)} of the "
                 f"localizer in any order; only one of them has {', '.join(map(repr, differing))}"
             )
-        self._model, self._count = model, config.model.num_boxes  # type: ignore[union-attr]
+        self._model: Any = wiring.for_inference(model, config)
+        self._count = config.model.num_boxes  # type: ignore[union-attr]
         self._columns = torch.tensor([names.index(name) for name in dataset.class_names])
         data = config.data.model_copy(update={"eval_transforms": own.data.eval_transforms})
         seen = config.model_copy(update={"data": data, "model": own.model})

@@ -36,7 +36,7 @@ class FrozenBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The map (N, C, H, W) times `scale` plus `shift`, in the dtype of the map."""
-        scale, shift = _scale_and_shift(self)
+        scale, shift = scale_and_shift(self)
         return x * scale.to(x.dtype)[:, None, None] + shift.to(x.dtype)[:, None, None]
 
     def extra_repr(self) -> str:
@@ -145,7 +145,7 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
     )
     if not is_fixed:
         return norm(conv(x))
-    scale, shift = _scale_and_shift(norm)
+    scale, shift = scale_and_shift(norm)
     weight = conv.weight * scale[:, None, None, None]
     bias = shift if conv.bias is None else conv.bias * scale + shift
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
@@ -163,7 +163,7 @@ class ConvNorm(nn.Sequential):
         return conv_norm(x, conv, norm)
 
 
-def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
+def scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
     """The two (C,) vectors of a batch norm that uses its running statistics."""
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     return scale, norm.bias - norm.running_mean * scale

@@ -120,4 +120,5 @@ def predictor_from_checkpoint(
         device=device,
         size_divisibility=config.model.pixels.size_divisibility,
         precision=config.eval.precision,
+        inference=config.eval.inference.model_dump(),
     )

@@ -1,5 +1,6 @@
 """From `eval` and `data.eval_transforms` to the system around one detector or several, or a localizer."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,11 +15,19 @@ from detres.config.test_time import AugmentSettings
 from detres.data.transforms import DetectionTransforms
 from detres.detector import FasterRCNN, Localizer
 from detres.detector.test_time import DenseLocalizer, DetectionSystem, Merging, Selection, Transform, View
+from detres.layers.inference import optimize_networks
 from detres.wiring.datasets import build_transforms
 
 _WBF_IOU = 0.55  # that of the paper
 _PAPERS_SHORT, _PAPERS_PYRAMID, _PAPERS_REGION = 600, (200, 400, 600, 800, 1000), 224  # He et al., 2016, appendix B
 _RESIZES = (data_settings.ResizeShortest, data_settings.ResizeFixed)
+
+
+def for_inference(model: nn.Module, config: Config) -> nn.Module:
+    """A copy of a network, or of networks put together, that computes as eval.inference and eval.precision say."""
+    found = copy.deepcopy(model)
+    optimize_networks(found, precision=config.eval.precision, **config.eval.inference.model_dump())
+    return found
 
 
 def with_test_time(model: nn.Module, config: Config) -> nn.Module:

@@ -42,7 +42,7 @@ class TwoScales:
 
     def __init__(self, model: FasterRCNN, frame: ImageBatch, pyramid: Sequence[ImageBatch], region_size: float) -> None:
         self._heads, self._frame, self._pyramid, self._region_size = model.roi_heads, frame, pyramid, region_size
-        self._features = [model.backbone(model.pixels(images)) for images in pyramid]
+        self._features = [model.features(images) for images in pyramid]
         self._ratios = torch.stack([images.sizes_hw / frame.sizes_hw for images in pyramid])  # (S, N, 2)
         self._pooled: tuple[Tensor, list[list[_Pooled]]] | None = None
 

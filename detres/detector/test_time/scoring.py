@@ -25,7 +25,7 @@ class OneScale:
 
     def __init__(self, model: FasterRCNN, images: ImageBatch) -> None:
         self._heads, self._images = model.roi_heads, images
-        self.features = model.backbone(model.pixels(images))
+        self.features = model.features(images)
 
     def score(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """As Scorer.score; boxes in pixels of the batch."""
