@@ -41,8 +41,10 @@ def run_tool(name: str) -> int:
 def _guarded(command: Command, arguments: argparse.Namespace) -> int:
     """Errors that describe themselves are printed without a traceback; DETRES_DEBUG=1 shows it.
 
+    Memory is kept for the next step: DETRES_ALLOCATOR=default leaves the C library's allocator as it is.
     SIGTERM ends a command as Ctrl-C does, so that it tidies up; training puts its own handlers in place meanwhile.
     """
+    from detres.engine.allocator import allocator_from_environment, use_allocator
     from detres.engine.interruption import Interruption
 
     interruption = Interruption()
@@ -56,6 +58,7 @@ def _guarded(command: Command, arguments: argparse.Namespace) -> int:
             redirect_stdout(nowhere if rank else sys.stdout),
         ):
             warnings.showwarning = _show_warning
+            use_allocator(allocator_from_environment())
             return command(arguments)
     except BrokenPipeError:  # whoever read our output has seen enough (`detres zoo | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

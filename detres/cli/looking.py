@@ -6,33 +6,48 @@ from detres.cli.shared import add_config, print_paths, say
 
 
 def add_benchmark(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("work", nargs="?", choices=("infer", "train", "pretrain", "eval", "all"), default="all")
-    parser.add_argument("--against", choices=("torchvision",), default="torchvision")
+    parser.add_argument(
+        "works", nargs="*", metavar="WORK",
+        help="infer, infer_v2, train, data, eval, classify, pretrain; default: all of them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--against", default="torchvision", help="torchvision, or detres: itself in eager float32 without options"
+    )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="float32", help="of our side: float32, bfloat16, float16")
+    parser.add_argument("--their-precision", default="float32", help="of the other side, by torch's autocast")
+    parser.add_argument("--compile", action="store_true", help="our side by torch.compile")
+    parser.add_argument(
+        "--allocator", default="own",
+        help="malloc's settings: own (theirs default, ours tuned), or default or tuned for both; default: own",
+    )  # fmt: skip
     parser.add_argument("--image", help="default: photos of COCO below DETRES_DATASETS, else a generated picture")
     parser.add_argument(
         "--size", type=int, nargs=2, metavar=("H", "W"),
-        help="default: 800 1066 for infer, 512 512 for train, 64 64 for pretrain",
+        help="default: 800 1066 for infer and infer_v2, 512 512 for train, 64 64 for pretrain",
     )  # fmt: skip
     parser.add_argument(
-        "--batch-size",
-        type=int,
-        help="default: 1 for infer, 2 for train, 32 for pretrain; for eval the images of the set, default: 5000",
-    )
+        "--batch-size", type=int,
+        help="default: 1 for infer and infer_v2, 2 for train, 32 for pretrain, 128 for classify; for eval and data "
+        "the images of the set, default: 5000 and 64",
+    )  # fmt: skip
     parser.add_argument(
-        "--data", help="images for pretrain, root/<class>/<image>; default: Tiny ImageNet below DETRES_DATASETS"
-    )
+        "--data", help="folder of photos for data (default: COCO's below DETRES_DATASETS), and of images for pretrain, "
+        "root/<class>/<image> (default: Tiny ImageNet below DETRES_DATASETS)",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=0, help="processes that read images for pretrain, on each side")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
+    parser.add_argument("--profile", action="store_true", help="train on a GPU: count where a step waits for it")
     parser.add_argument("--output", default="runs/benchmark", help="folder for benchmark.json and benchmark.png")
 
 
 def benchmark(arguments: argparse.Namespace) -> int:
-    from detres.jobs.benchmark import benchmark, format_results, write_results
+    from detres.jobs.benchmark import WORKS, benchmark, format_results, write_results
 
     results = benchmark(
-        ("infer", "train", "pretrain", "eval") if arguments.work == "all" else (arguments.work,),
+        arguments.works or WORKS,
+        against=arguments.against,
         size_hw=arguments.size,
         batch_size=arguments.batch_size,
         image=arguments.image,
@@ -41,6 +56,11 @@ def benchmark(arguments: argparse.Namespace) -> int:
         repeats=arguments.repeats,
         device=arguments.device,
         threads=arguments.threads,
+        precision=arguments.precision,
+        their_precision=arguments.their_precision,
+        compile=arguments.compile,
+        allocator=arguments.allocator,
+        profile=arguments.profile,
     )
     say(f"\n{format_results(results)}\n")
     print_paths(write_results(results, arguments.output))

@@ -212,6 +212,12 @@ Transform = Annotated[
 ]
 
 
+class CacheSettings(Settings):
+    """Decoded training images kept in memory (detres.data.image_cache), shared by all workers of a process."""
+
+    megabytes: PositiveInt  # at most, of 2^20 bytes; each process of a training takes as much
+
+
 class DataSettings(Settings):
     """The data sets of a run. `train` may be one or a list (07+12): they are joined, their classes must agree."""
 
@@ -226,7 +232,12 @@ class DataSettings(Settings):
     on_bad_box: Literal["drop", "error"] = "drop"  # zero or negative size, outside, NaN
     aspect_ratio_grouping: bool = True
     repeat_threshold: Fraction = 0.0  # class-balanced sampling (LVIS repeat factor); 0: off
+    # JPEGs that the transforms begin by shrinking, to a third or less: decode them whole, or at 1/2, 1/4, 1/8 of their
+    # size, which is quicker and changes pixels a little (not sizes or boxes). auto: reduced in training, else full
+    decode: Literal["auto", "full", "reduced"] = "auto"
+    cache: CacheSettings | None = None
     workers: NonNegativeInt = 2
+    prefetch: PositiveInt = 2  # batches that each worker has ready
     worker_timeout: PositiveFloat = 300.0  # seconds without a batch after which loading is an error
     worker_restarts: NonNegativeInt = 0  # how often a run replaces training workers that died or hung, before it stops
 

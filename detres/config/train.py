@@ -168,7 +168,8 @@ class TrainSettings(Settings):
     warmup: Warmup = Warmup()
     clip_grad_norm: PositiveFloat | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    channels_last: bool = False
+    # The memory format of maps. auto: channels last, but on a GPU in half precision only; results differ by rounding.
+    channels_last: bool | Literal["auto"] = "auto"
     compile: bool = False
     ema: EmaSettings | None = None
     log_every: PositiveInt = 20  # steps

@@ -25,9 +25,12 @@ class RandomResizeShortest:
     min: int
     max: int
 
+    def needed_hw(self, size_hw: tuple[int, int], seed: int) -> tuple[int, int]:
+        """The size that comes out."""
+        return shortest_edge_size(size_hw, random.Random(seed).randint(self.min, self.max), None)
+
     def __call__(self, scene: Scene, seed: int) -> Scene:
-        short = random.Random(seed).randint(self.min, self.max)
-        return resize_scene(scene, shortest_edge_size(scene.image.shape[:2], short, None))
+        return resize_scene(scene, self.needed_hw(scene.size_hw, seed))
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,14 @@
 import os
 import re
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from detres.data.decoding import decode, is_reducible, largest_reduction
 
 MAX_PIXELS = 178_956_970
 """Images with more pixels than this (13,377 x 13,377) are refused by their header, before anything is decoded.
@@ -21,6 +24,18 @@ _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "JPEG200
 
 class ImageError(ValueError):
     """An image file that cannot be used; the message names the file, the trouble and the remedy."""
+
+
+class ReadImage(NamedTuple):
+    """pixels (h, w, 3) uint8 RGB, and height and width of the whole image: decoding may have reduced it."""
+
+    pixels: np.ndarray
+    size_hw: tuple[int, int]
+    is_reducible: bool = False  # whether it could be decoded at a part of its size
+
+
+NeededSize: TypeAlias = Callable[[tuple[int, int]], tuple[float, float] | None]
+"""From the size of a whole image to the smallest that will do in its place; None: nothing but the whole image."""
 
 
 @lru_cache(maxsize=1)
@@ -44,21 +59,58 @@ def read_image(path: str | os.PathLike[str], expected_size_hw: tuple[int, int] |
     Raises ImageError for a file that is missing, empty, truncated, damaged, no image, too large, or of another
     size than expected.
     """
+    return read_image_for(path, expected_size_hw).pixels
+
+
+def read_image_for(
+    path: str | os.PathLike[str],
+    expected_size_hw: tuple[int, int] | None = None,
+    needed: NeededSize | None = None,
+) -> ReadImage:
+    """The image as read_image returns it or, if it is a JPEG and larger than `needed`, at 1/2, 1/4 or 1/8 of its size.
+
+    Everything else is as in read_image. The pixels have at least the needed height and width. Where a side is no
+    multiple of the reduction, the last row or column lies in part outside the image (detres.data.scene heeds that).
+    """
     path = os.fspath(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's warnings about odd metadata and large images
         with _open(path) as image:
-            oriented = _is_oriented(image, expected_size_hw, path)
+            orientation = _orientation(image) if _is_oriented(image, expected_size_hw, path) else 1
+            size_hw = (image.height, image.width) if orientation < 5 else (image.width, image.height)
+            # Turning may bring a side that is rounded up to the top or the left, where nobody expects it.
+            reducible = is_reducible(image) and (orientation == 1 or not any(side % 8 for side in size_hw))
+            reduction = reduction_for(size_hw, needed if reducible else None)
             try:
-                if oriented:
-                    image = ImageOps.exif_transpose(image)
-                return _to_rgb(image, path)
+                return ReadImage(_turned(_to_rgb(image, path, reduction), orientation), size_hw, reducible)
             except ImageError:
                 raise
             except Exception as error:  # decoders raise nearly anything on damaged files
                 raise ImageError(
                     f"{path}: the image is truncated or damaged ({error}); fetch or export the file again"
                 ) from error
+
+
+def reduction_for(size_hw: tuple[int, int], needed: NeededSize | None) -> int:
+    """At which part of its size (1, 2, 4 or 8) an image of `size_hw` is decoded, if it can be decoded at any."""
+    needed_hw = needed(size_hw) if needed is not None else None
+    return 1 if needed_hw is None else largest_reduction(size_hw, needed_hw)
+
+
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF orientations, on (H, W, 3)
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.transpose(1, 0, 2),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda pixels: np.rot90(pixels),
+}
+
+
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """The pixels as the EXIF orientation says they are to be seen."""
+    return pixels if orientation == 1 else np.ascontiguousarray(_TURNS[orientation](pixels))
 
 
 def read_size_hw(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -128,10 +180,10 @@ def _is_oriented(image: Image.Image, expected_hw: tuple[int, int] | None, path: 
     )
 
 
-def _to_rgb(image: Image.Image, path: str) -> np.ndarray:
-    """Decode and convert to (H, W, 3) uint8."""
-    if image.mode == "RGB":
-        return np.array(image)
+def _to_rgb(image: Image.Image, path: str, reduction: int = 1) -> np.ndarray:
+    """Decode and convert to (H, W, 3) uint8, at a part of the size where that was found possible."""
+    if image.mode in ("RGB", "L"):
+        return decode(image, path, reduction)
     if image.mode.startswith("I"):  # 16-bit grey: "I;16", its byte orders, or "I" in older Pillow
         grey = np.array(image).astype(np.int64)
         grey = (grey.clip(0, 65535) * 255 + 32767) // 65535

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from detres.data.decoding import load_libraries
 from detres.data.sampler import TrainSampler
 from detres.data.samples import SampleKey, TransformedSamples
 from detres.structures import Batch
@@ -31,6 +32,7 @@ class TrainLoader:
     samples  a TransformedDetectionDataset or TransformedClassificationDataset
     workers   processes that read ahead; 0: read in this process
     timeout   seconds without a batch after which loading is an error
+    prefetch  how many batches each worker has ready
     restarts  how often in a stream the workers are replaced when one has died or hangs, before that is an error
     """
 
@@ -42,12 +44,13 @@ class TrainLoader:
         size_divisibility: int = 32,
         workers: int = 0,
         timeout: float = 300.0,
+        prefetch: int = 2,
         restarts: int = 0,
         pin_memory: bool = False,
     ) -> None:
         self._reader, self._sampler = _Reader(samples, size_divisibility), sampler
         self._restarts = restarts
-        self._options = _options(workers, timeout, pin_memory)
+        self._options = _options(workers, timeout, prefetch, pin_memory)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -84,12 +87,13 @@ class EvalLoader:
         size_divisibility: int = 32,
         workers: int = 0,
         timeout: float = 300.0,
+        prefetch: int = 2,
         pin_memory: bool = False,
     ) -> None:
         keys = [SampleKey(i, 0, i) for i in range(len(samples))]
         self._batches = [keys[first : first + batch_size] for first in range(0, len(keys), batch_size)]
         self._reader = _Reader(samples, size_divisibility)
-        self._options = _options(workers, timeout, pin_memory)
+        self._options = _options(workers, timeout, prefetch, pin_memory)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -140,7 +144,7 @@ class _Keys:
         return islice(self._sampler.batches(self._start), self._given, None)
 
 
-def _options(workers: int, timeout: float, pin_memory: bool) -> dict[str, Any]:
+def _options(workers: int, timeout: float, prefetch: int, pin_memory: bool) -> dict[str, Any]:
     options: dict[str, Any] = {
         "batch_size": None,  # the sampler yields whole batches
         "collate_fn": _as_it_is,
@@ -149,9 +153,11 @@ def _options(workers: int, timeout: float, pin_memory: bool) -> dict[str, Any]:
         "generator": torch.Generator(),  # else torch takes a number from the global generator at each start
     }
     if workers > 0:
+        load_libraries()  # here, not in every worker
         # With fork the workers share the annotations' memory; Python 3.14 no longer forks by itself.
         method = "fork" if sys.platform == "linux" else multiprocessing.get_start_method()
         options |= {"timeout": timeout, "multiprocessing_context": method, "worker_init_fn": _start_worker}
+        options["prefetch_factor"] = prefetch
     return options
 
 
@@ -162,8 +168,9 @@ def _as_it_is(value: Any) -> Any:
 def _start_worker(_: int) -> None:
     """One thread per worker, and a process group of its own: Ctrl-C is for the trainer, which then ends its workers."""
     torch.set_num_threads(1)
-    if "cv2" in sys.modules:
-        sys.modules["cv2"].setNumThreads(0)
+    import cv2
+
+    cv2.setNumThreads(0)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
 

@@ -6,6 +6,7 @@ Shapes: N images, G boxes; images leave as (3, h, w) uint8 RGB. Everything rando
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 
 from detres.data.annotations import DetectionDataset
-from detres.data.image_io import ImageError, read_image
+from detres.data.image_cache import ImageCache
+from detres.data.image_io import ImageError, NeededSize, ReadImage, read_image_for
+from detres.data.labelled_files import LabelledFiles
 from detres.data.transforms import DetectionTransforms
 from detres.structures import Batch, GroundTruth, ImageBatch
 from detres.structures.random import derive_seed
@@ -94,25 +97,37 @@ class TransformedDetectionDataset:
     seed          the run's seed
     on_bad_image  "error": an unreadable image raises ImageError; "skip": another image takes its place, and the
                   batch carries the message, which an evaluation must heed: there every image counts
+    decode        "full", or "reduced": JPEGs that the transforms begin by shrinking are decoded at 1/2, 1/4 or 1/8 of
+                  their size. Sizes and boxes stay the same, pixels change a little (detres.data.decoding.MARGIN)
+    cache         keeps the images as decoded
     """
 
     def __init__(
-        self, dataset: DetectionDataset, transforms: DetectionTransforms, seed: int = 0, on_bad_image: str = "error"
+        self,
+        dataset: DetectionDataset,
+        transforms: DetectionTransforms,
+        seed: int = 0,
+        on_bad_image: str = "error",
+        *,
+        decode: str = "full",
+        cache: ImageCache | None = None,
     ) -> None:
         self.dataset, self._transforms, self._seed = dataset, transforms, seed
-        self._attempts = _attempts(on_bad_image)
+        self._attempts, self._reduces, self._cache = _attempts(on_bad_image), _reduces(decode), cache
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        index, image, skipped = _read(self._read_image, key, len(self), self._seed, self._attempts)
-        found = self.dataset.annotations(index)
         seed = derive_seed(self._seed, key.epoch, key.position, _TRANSFORMS)
-        made = self._transforms(image, found.boxes_xyxy, found.labels, found.ignore, seed)
+        needed = partial(self._transforms.needed_hw, seed=seed) if self._reduces else None
+        read_one = partial(_through, self._cache, self._read_image, needed)
+        index, image, skipped = _read(read_one, key, len(self), self._seed, self._attempts)
+        found = self.dataset.annotations(index)
+        made = self._transforms(image.pixels, found.boxes_xyxy, found.labels, found.ignore, seed, image.size_hw)
         return Sample(
             _to_chw(made.image),
-            (image.shape[0], image.shape[1]),
+            image.size_hw,
             self.dataset.image_id(index),
             self.dataset.file(index),
             derive_seed(self._seed, key.epoch, key.position),
@@ -132,8 +147,8 @@ class TransformedDetectionDataset:
         )
         return _make_batch(samples, targets, size_divisibility)
 
-    def _read_image(self, index: int) -> np.ndarray:
-        return read_image(self.dataset.file(index), self.dataset.size_hw(index))
+    def _read_image(self, index: int, needed: NeededSize | None) -> ReadImage:
+        return read_image_for(self.dataset.file(index), self.dataset.size_hw(index), needed)
 
 
 class TransformedClassificationDataset:
@@ -145,21 +160,26 @@ class TransformedClassificationDataset:
         transforms: DetectionTransforms,
         seed: int = 0,
         on_bad_image: str = "error",
+        *,
+        decode: str = "full",
+        cache: ImageCache | None = None,
     ) -> None:
         self.dataset, self._transforms, self._seed = dataset, transforms, seed
-        self._attempts = _attempts(on_bad_image)
+        self._attempts, self._reduces, self._cache = _attempts(on_bad_image), _reduces(decode), cache
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        index, image, skipped = _read(self.dataset.read, key, len(self), self._seed, self._attempts)
-        nothing = np.zeros(0)
         seed = derive_seed(self._seed, key.epoch, key.position, _TRANSFORMS)
-        made = self._transforms(image, nothing, nothing, nothing, seed)
+        needed = partial(self._transforms.needed_hw, seed=seed) if self._reduces else None
+        read_one = partial(_through, self._cache, self._read_image, needed)
+        index, image, skipped = _read(read_one, key, len(self), self._seed, self._attempts)
+        nothing = np.zeros(0)
+        made = self._transforms(image.pixels, nothing, nothing, nothing, seed, image.size_hw)
         return Sample(
             _to_chw(made.image),
-            (image.shape[0], image.shape[1]),
+            image.size_hw,
             self.dataset.image_id(index),
             self.dataset.file(index),
             derive_seed(self._seed, key.epoch, key.position),
@@ -171,6 +191,12 @@ class TransformedClassificationDataset:
         """A batch with labels (N,) int64 as targets."""
         return _make_batch(samples, torch.stack([sample.labels for sample in samples]), size_divisibility)
 
+    def _read_image(self, index: int, needed: NeededSize | None) -> ReadImage:
+        if isinstance(self.dataset, LabelledFiles):
+            return read_image_for(self.dataset.file(index), needed=needed)
+        pixels = self.dataset.read(index)
+        return ReadImage(pixels, (pixels.shape[0], pixels.shape[1]))
+
 
 def _attempts(on_bad_image: str) -> int:
     """How many images may be tried for one sample."""
@@ -179,9 +205,31 @@ def _attempts(on_bad_image: str) -> int:
     return 1 if on_bad_image == "error" else MAX_ATTEMPTS
 
 
+def _reduces(decode: str) -> bool:
+    if decode not in ("full", "reduced"):
+        raise ValueError(f'decode must be "full" or "reduced", got {decode!r}')
+    return decode == "reduced"
+
+
+def _through(
+    cache: ImageCache | None,
+    read_one: Callable[[int, NeededSize | None], ReadImage],
+    needed: NeededSize | None,
+    index: int,
+) -> ReadImage:
+    """An image as kept in the cache, or else as read, and from then on kept there."""
+    if cache is None:
+        return read_one(index, needed)
+    image = cache.get(index, needed)
+    if image is None:
+        image = read_one(index, needed)
+        cache.put(index, image)
+    return image
+
+
 def _read(
-    read_one: Callable[[int], np.ndarray], key: SampleKey, count: int, seed: int, attempts: int
-) -> tuple[int, np.ndarray, tuple[str, ...]]:
+    read_one: Callable[[int], ReadImage], key: SampleKey, count: int, seed: int, attempts: int
+) -> tuple[int, ReadImage, tuple[str, ...]]:
     """The index and pixels of the key's image, or of one drawn in its place, and why others were passed over."""
     index = key.image
     skipped: list[str] = []

@@ -1,7 +1,8 @@
 """The transforms of images and boxes: steps in a row, keyed by a seed.
 
 Shapes: H, W height and width, G boxes. Images are (H, W, 3) uint8, boxes (G, 4) float32 xyxy in pixels.
-Every step draws its random numbers from its own generator, made of the sample's seed and the step's position: the
+Where the first step resizes, it tells from the seed what size it will need, and takes an image decoded at a part of its
+size (detres.data.scene). Every step draws its random numbers from its own generator, made of the sample's seed and the step's position: the
 result depends on the seed alone, and a step added at the end changes nothing before it.
 """
 
@@ -9,7 +10,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from detres.data.scene import (
     crop_scene,
     random_window,
     resize_scene,
+    resize_window,
     shortest_edge_size,
 )
 from detres.data.suggestion import suggestion
@@ -40,6 +42,16 @@ class Transformed(NamedTuple):
 Step = Callable[[Scene, int], Scene]
 
 
+@runtime_checkable
+class ResizingStep(Protocol):
+    """A step that can begin with an image of a part of its size."""
+
+    def __call__(self, scene: Scene, seed: int) -> Scene: ...
+
+    def needed_hw(self, size_hw: tuple[int, int], seed: int) -> tuple[float, float]:
+        """The size that a whole image of `size_hw` must have at least, for the step to lose nothing by it."""
+
+
 class DetectionTransforms:
     """The `steps` one after the other, then clipping; boxes that vanish are dropped and counted.
 
@@ -53,12 +65,30 @@ class DetectionTransforms:
         self._steps = [_build_step(step, position) for position, step in enumerate(steps)]
         self._min_box_size = min_box_size
 
+    def needed_hw(self, size_hw: tuple[int, int], seed: int) -> tuple[float, float] | None:
+        """The smallest size in which an image of `size_hw` (height, width) will do, when transformed with this seed.
+
+        None: the first step is none that resizes, and takes nothing but the whole image.
+        """
+        first = self._steps[0] if self._steps else None
+        return first.needed_hw(size_hw, derive_seed(seed, 0)) if isinstance(first, ResizingStep) else None
+
     def __call__(
-        self, image: np.ndarray, boxes_xyxy: np.ndarray, labels: np.ndarray, ignore: np.ndarray, seed: int
+        self,
+        image: np.ndarray,
+        boxes_xyxy: np.ndarray,
+        labels: np.ndarray,
+        ignore: np.ndarray,
+        seed: int,
+        whole_hw: tuple[int, int] | None = None,
     ) -> Transformed:
-        """Transform one image (H, W, 3) uint8 with boxes (G, 4), labels (G,) int64 and ignore (G,) bool; G may be 0."""
+        """Transform one image (H, W, 3) uint8 with boxes (G, 4), labels (G,) int64 and ignore (G,) bool; G may be 0.
+
+        `whole_hw`: height and width of the whole image, of which `image` may be a reduction (not below needed_hw).
+        """
         boxes = np.asarray(boxes_xyxy, dtype=np.float32).reshape(-1, 4)
-        scene = Scene(image, boxes, np.arange(len(boxes)))
+        reduced_from = None if whole_hw is None or image.shape[:2] == tuple(whole_hw) else whole_hw
+        scene = Scene(image, boxes, np.arange(len(boxes)), reduced_from)
         for position, step in enumerate(self._steps):
             scene = step(scene, derive_seed(seed, position))
         scene = clip_and_filter(scene, self._min_box_size)
@@ -78,9 +108,12 @@ class ResizeShortest:
     short: Sequence[int]
     max: int | None = None
 
+    def needed_hw(self, size_hw: tuple[int, int], seed: int) -> tuple[int, int]:
+        """The size that comes out."""
+        return shortest_edge_size(size_hw, random.Random(seed).choice(self.short), self.max)
+
     def __call__(self, scene: Scene, seed: int) -> Scene:
-        short = random.Random(seed).choice(self.short)
-        return resize_scene(scene, shortest_edge_size(scene.image.shape[:2], short, self.max))
+        return resize_scene(scene, self.needed_hw(scene.size_hw, seed))
 
 
 @dataclass(frozen=True)
@@ -89,6 +122,10 @@ class ResizeFixed:
 
     height: int
     width: int
+
+    def needed_hw(self, size_hw: tuple[int, int], seed: int) -> tuple[int, int]:
+        """The size that comes out."""
+        return self.height, self.width
 
     def __call__(self, scene: Scene, seed: int) -> Scene:
         return resize_scene(scene, (self.height, self.width))
@@ -120,12 +157,18 @@ class LargeScaleJitter:
     min_scale: float = 0.1
     max_scale: float = 2.0
 
+    def needed_hw(self, size_hw: tuple[int, int], seed: int) -> tuple[int, int]:
+        """The size before the crop."""
+        return self._scaled(size_hw, random.Random(seed))
+
     def __call__(self, scene: Scene, seed: int) -> Scene:
         rng = random.Random(seed)
-        height, width = scene.image.shape[:2]
+        return random_window(resize_scene(scene, self._scaled(scene.size_hw, rng)), self.size, self.size, rng)
+
+    def _scaled(self, size_hw: tuple[int, int], rng: random.Random) -> tuple[int, int]:
+        height, width = size_hw
         ratio = rng.uniform(self.min_scale, self.max_scale) * min(self.size / height, self.size / width)
-        target = tuple(max(1, math.floor(side * ratio + 0.5)) for side in (height, width))
-        return random_window(resize_scene(scene, (target[0], target[1])), self.size, self.size, rng)
+        return max(1, math.floor(height * ratio + 0.5)), max(1, math.floor(width * ratio + 0.5))
 
 
 @dataclass(frozen=True)
@@ -159,9 +202,14 @@ class RandomResizedCrop:
     scale: Sequence[float] = (0.08, 1.0)
     ratio: Sequence[float] = (3 / 4, 4 / 3)
 
+    def needed_hw(self, size_hw: tuple[int, int], seed: int) -> tuple[float, float]:
+        """The size of an image whose window is `size` x `size` without being resized."""
+        _, _, height, width = self._window(*size_hw, random.Random(seed))
+        return size_hw[0] * self.size / height, size_hw[1] * self.size / width
+
     def __call__(self, scene: Scene, seed: int) -> Scene:
-        window = self._window(scene.image.shape[0], scene.image.shape[1], random.Random(seed))
-        return resize_scene(crop_scene(scene, *window), (self.size, self.size))
+        window = self._window(*scene.size_hw, random.Random(seed))
+        return resize_window(scene, window, (self.size, self.size))
 
     def _window(self, height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
         """Top, left, height, width; after ten windows that do not fit, the largest central one of a valid ratio."""

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from detres.structures.constants import constant
+
 
 class AnchorGenerator(nn.Module):
     """Anchors of every cell of every feature level (Ren et al., 2015).
@@ -46,12 +48,12 @@ class AnchorGenerator(nn.Module):
         pairs = [(size, ratio) for size in sizes for ratio in self.aspect_ratios]
         if self.order == "ratio_major":
             pairs = [(size, ratio) for ratio in self.aspect_ratios for size in sizes]
-        corners = []
+        corners: list[float] = []
         for size, ratio in pairs:
             width = size / math.sqrt(ratio)
             height = width * ratio
-            corners.append([-width / 2, -height / 2, width / 2, height / 2])
-        anchors = torch.tensor(corners, device=device)
+            corners += [-width / 2, -height / 2, width / 2, height / 2]
+        anchors = constant(corners, torch.device(device)).view(-1, 4)
         return anchors.round() if self.rounded else anchors
 
     def forward(

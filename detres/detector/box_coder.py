@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from detres.structures.constants import constant
+
 MAX_LOG_SCALE = math.log(1000.0 / 16)  # exp of a larger dw or dh would overflow; all toolkits clamp here
 
 
@@ -29,11 +31,11 @@ class BoxCoder:
         reference_center, reference_size = _center_and_size(references)
         shift = (center - reference_center) / reference_size
         scale = torch.log(size / reference_size)
-        return torch.cat([shift, scale], dim=-1) * boxes.new_tensor(self.weights)
+        return torch.cat([shift, scale], dim=-1) * constant(self.weights, boxes.device).to(boxes.dtype)
 
     def decode(self, deltas: Tensor, references: Tensor) -> Tensor:
         """Boxes (..., 4) from `deltas` (..., 4) and `references` (..., 4); leading dimensions broadcast."""
-        deltas = deltas.float() / deltas.new_tensor(self.weights, dtype=torch.float32)
+        deltas = deltas.float() / constant(self.weights, deltas.device)
         reference_center, reference_size = _center_and_size(references.float())
         center = deltas[..., :2] * reference_size + reference_center
         least = -self.max_log_scale if self.symmetric_clamp else None

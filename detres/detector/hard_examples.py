@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detres.detector.target_assignment import IGNORED, POSITIVE, Sample
-from detres.layers.nms import batched_nms
+from detres.layers.nms import survivors
 
 
 @torch.no_grad()
@@ -20,14 +20,10 @@ def hardest(losses: Tensor, boxes: Tensor, labels: Tensor, batch_size: int, nms_
     losses (N, B), boxes (N, B, 4), labels (N, B) as in Assignment: ignored ones are never chosen. NMS by loss at
     `nms_iou` comes first: overlapping regions would count the same mistake again and again. S is min(batch_size, B).
     """
-    num_images, num_boxes = labels.shape
-    index = labels.new_zeros(num_images, min(batch_size, num_boxes))
-    valid = torch.zeros_like(index, dtype=torch.bool)
-    for i in range(num_images):
-        usable = (labels[i] != IGNORED).nonzero().squeeze(1)
-        one_group = torch.zeros_like(usable)
-        keep = usable[batched_nms(boxes[i, usable], losses[i, usable], one_group, nms_iou)[:batch_size]]
-        index[i, : len(keep)], valid[i, : len(keep)] = keep, True
+    kept = survivors(boxes, losses, torch.zeros_like(labels), labels != IGNORED, nms_iou)
+    order = losses.masked_fill(~kept, -torch.inf).sort(dim=1, descending=True, stable=True).indices
+    index = order[:, : min(batch_size, labels.shape[1])]
+    valid = kept.gather(1, index)
     return Sample(index, valid & (labels.gather(1, index) == POSITIVE), valid)
 
 

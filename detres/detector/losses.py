@@ -8,6 +8,7 @@ from torch import Tensor
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from detres.detector.box_coder import BoxCoder
+from detres.structures.constants import constant
 
 IOU_LOSSES = {
     "giou": generalized_box_iou_loss,  # Rezatofighi et al., 2019
@@ -42,7 +43,7 @@ class BoxLoss:
     def each(self, deltas: Tensor, references: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
         """The same before it is summed: (...)."""
         chosen = weight > 0
-        references = torch.where(chosen[..., None], references, references.new_tensor([0.0, 0.0, 1.0, 1.0]))
+        references = torch.where(chosen[..., None], references, constant((0.0, 0.0, 1.0, 1.0), references.device))
         targets = torch.where(chosen[..., None], targets, references)
         deltas = torch.where(chosen[..., None], deltas.float(), torch.zeros_like(deltas, dtype=torch.float32))
         if self.kind in IOU_LOSSES:

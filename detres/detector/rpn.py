@@ -1,9 +1,11 @@
 """The region proposal network (Ren et al., 2015).
 
-Shapes: N images, L feature levels, A anchors of all levels (A_l of one), S sampled anchors, G ground-truth boxes.
+Shapes: N images, L feature levels, A anchors of all levels (A_l of one), k anchors of a cell, S sampled anchors, G
+ground-truth boxes.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,8 @@ from detres.detector.anchors import AnchorGenerator
 from detres.detector.box_coder import BoxCoder
 from detres.detector.losses import BoxLoss
 from detres.detector.target_assignment import assign, sample
-from detres.layers.nms import batched_nms
+from detres.layers.nms import survivors
+from detres.layers.patches import cut_patches
 from detres.structures import GroundTruth, ImageBatch, Proposals
 from detres.structures.boxes import clip_boxes
 from detres.structures.processes import batch_count
@@ -50,6 +53,22 @@ class RPNHead(nn.Module):
             delta = self.bbox_pred(hidden).permute(0, 2, 3, 1)  # channel 4a + coordinate
             deltas.append(delta.reshape(len(delta), -1, 4).float())
         return logits, deltas
+
+    def at(self, features: Sequence[Tensor], cells: Tensor) -> tuple[Tensor, Tensor]:
+        """What forward gives for the anchors of some cells: logits (N, S, k) and deltas (N, S, k, 4), float32.
+
+        cells (N, S) count through all levels, row by row. Only the surroundings of these cells are computed, and only
+        there is anything to do in the backward pass: a few hundred cells of tens of thousands.
+        """
+        radius = len(self.conv)
+        hidden, inside = cut_patches(features, cells.flatten(0, 1), cells.shape[1], radius)
+        for layer in self.conv:
+            conv = cast(nn.Conv2d, layer[0])
+            hidden = F.relu_(F.conv2d(hidden, conv.weight, conv.bias))
+            inside = inside[:, :, 1:-1, 1:-1]
+            hidden = hidden * inside if inside.shape[-1] > 1 else hidden  # beyond the map the next one reads zeros
+        logits, deltas = self.cls_logits(hidden).flatten(1), self.bbox_pred(hidden).flatten(1)
+        return logits.float().unflatten(0, cells.shape), deltas.float().view(*cells.shape, -1, 4)
 
 
 class RPN(nn.Module):
@@ -103,38 +122,40 @@ class RPN(nn.Module):
     ) -> tuple[Proposals, dict[str, Tensor]]:
         """Proposals, and with `targets` the losses (without: none)."""
         maps = [features[name] for name in self.names]
-        logits, deltas = self.head(maps)
+        with torch.no_grad():  # the losses need a few hundred anchors of these: they compute those anew
+            logits, deltas = self.head(maps)
         sizes = [(m.shape[-2], m.shape[-1]) for m in maps]
         padded_hw = (images.pixels.shape[-2], images.pixels.shape[-1])
         anchors = self.anchors(sizes, self.strides, padded_hw, maps[0].device)
         proposals = self.propose(logits, deltas, anchors, images.sizes_hw)
-        if targets is None:
-            return proposals, {}
-        return proposals, self.losses(torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), images, targets)
+        return proposals, {} if targets is None else self.losses(maps, torch.cat(anchors), images, targets)
 
     def losses(
-        self, logits: Tensor, deltas: Tensor, anchors: Tensor, images: ImageBatch, targets: GroundTruth
+        self, maps: Sequence[Tensor], anchors: Tensor, images: ImageBatch, targets: GroundTruth
     ) -> dict[str, Tensor]:
-        """Objectness and box loss. logits (N, A), deltas (N, A, 4), anchors (A, 4)."""
+        """Objectness and box loss of a sample of the anchors (A, 4), which lie on the cells of the maps."""
         labels, matches = self._assign(anchors, images, targets)
         chosen = sample(labels, images.sampling_seeds ^ _SAMPLING_KEY, self.batch_size, self.positive_fraction)
-        chosen_logits = logits.gather(1, chosen.index)
-        chosen_deltas = deltas.gather(1, chosen.index[:, :, None].expand(-1, -1, 4))
+        logits, deltas = self._outputs_of(maps, chosen.index)
         sampled = self.normalize_by == "sampled"
-        normaliser = batch_count(chosen.valid.sum()) if sampled else self.batch_size * len(logits)
+        normaliser = batch_count(chosen.valid.sum()) if sampled else self.batch_size * len(images)
         objectness = F.binary_cross_entropy_with_logits(
-            chosen_logits, chosen.positive.float(), weight=chosen.valid.float(), reduction="sum"
+            logits, chosen.positive.float(), weight=chosen.valid.float(), reduction="sum"
         )
-        box = self.box_loss(
-            chosen_deltas,
-            anchors[chosen.index],
-            _matched_boxes(targets, matches.gather(1, chosen.index)),
-            chosen.positive.float(),
-        )
+        matched_boxes = _matched_boxes(targets, matches.gather(1, chosen.index))
+        box = self.box_loss(deltas, anchors[chosen.index], matched_boxes, chosen.positive.float())
         return {
             "loss_rpn_objectness": objectness / normaliser,
             "loss_rpn_box": self.box_loss_weight * box / normaliser,
         }
+
+    def _outputs_of(self, maps: Sequence[Tensor], index: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, S) and deltas (N, S, 4) of single anchors (N, S), with gradients."""
+        per_cell = self.anchors.num_anchors_per_cell
+        logits, deltas = self.head.at(maps, torch.div(index, per_cell, rounding_mode="floor"))
+        which = (index % per_cell)[:, :, None]
+        chosen = deltas.gather(2, which[..., None].expand(-1, -1, -1, 4))
+        return logits.gather(2, which).squeeze(2), chosen.squeeze(2)
 
     def _assign(self, anchors: Tensor, images: ImageBatch, targets: GroundTruth) -> tuple[Tensor, Tensor]:
         """Labels and matches (N, A) of the anchors."""
@@ -151,15 +172,16 @@ class RPN(nn.Module):
         self, logits: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor], sizes_hw: Tensor
     ) -> Proposals:
         """Regions left by NMS within each level. logits L x (N, A_l), deltas L x (N, A_l, 4), sizes_hw (N, 2)."""
-        boxes, scores = [], []
+        deltas_of, anchors_of, scores = [], [], []
         for level_logits, level_deltas, level_anchors in zip(logits, deltas, anchors, strict=True):
             count = min(self.pre_nms_top_n[0 if self.training else 1], level_logits.shape[1])
             best, index = level_logits.topk(count, dim=1)
-            chosen = level_deltas.gather(1, index[:, :, None].expand(-1, -1, 4))
-            boxes.append(self.coder.decode(chosen, level_anchors[index]))
+            deltas_of.append(level_deltas.gather(1, index[:, :, None].expand(-1, -1, 4)))
+            anchors_of.append(level_anchors[index])
             scores.append(best)
+        boxes = self.coder.decode(torch.cat(deltas_of, 1), torch.cat(anchors_of, 1))
         level = torch.cat([torch.full((s.shape[1],), i, device=s.device) for i, s in enumerate(scores)])
-        return self.select(torch.cat(boxes, 1), torch.cat(scores, 1), level, sizes_hw)
+        return self.select(boxes, torch.cat(scores, 1), level, sizes_hw)
 
     def select(self, boxes: Tensor, logits: Tensor, level: Tensor, sizes_hw: Tensor) -> Proposals:
         """Clip, drop the empty and the non-finite, NMS per level, keep the best. boxes (N, M, 4), logits (N, M)."""
@@ -169,13 +191,13 @@ class RPN(nn.Module):
         usable = finite & (size > self.min_size).all(-1)
         if self.score_threshold > 0:
             usable &= logits.sigmoid() >= self.score_threshold
+        kept = survivors(boxes, logits, level.expand_as(logits), usable, self.nms_iou)
         most = min(self.post_nms_top_n[0 if self.training else 1], boxes.shape[1])
-        out_boxes, out_logits = boxes.new_zeros(len(boxes), most, 4), logits.new_full((len(boxes), most), -torch.inf)
-        for i in range(len(boxes)):
-            here = usable[i].nonzero().squeeze(1)
-            keep = here[batched_nms(boxes[i, here], logits[i, here], level[here], self.nms_iou)[:most]]
-            out_boxes[i, : len(keep)], out_logits[i, : len(keep)] = boxes[i, keep], logits[i, keep]
-        return Proposals(out_boxes, out_logits, out_logits > -torch.inf)
+        out_logits, order = logits.masked_fill(~kept, -torch.inf).sort(dim=1, descending=True, stable=True)
+        out_logits, order = out_logits[:, :most], order[:, :most]
+        valid = out_logits > -torch.inf
+        out_boxes = boxes.gather(1, order[:, :, None].expand(-1, -1, 4)).masked_fill(~valid[:, :, None], 0.0)
+        return Proposals(out_boxes, out_logits, valid)
 
 
 def _matched_boxes(targets: GroundTruth, matches: Tensor) -> Tensor:

@@ -50,7 +50,8 @@ def assign(
     iou = _ChunkedIoU(chunks, targets)
     assignment = _match(list(iou) if len(chunks) == 1 else iou, targets.valid, positive_iou, negative_iou, low_quality)
     if targets.any_ignore and num_objects:
-        assignment.labels[_in_crowd(chunks, targets) & (assignment.labels == NEGATIVE)] = IGNORED
+        to_ignore = _in_crowd(chunks, targets) & (assignment.labels == NEGATIVE)
+        return Assignment(assignment.labels.masked_fill(to_ignore, IGNORED), assignment.matches)
     return assignment
 
 
@@ -76,12 +77,11 @@ def _match(
     best = [chunk.max(dim=1) for chunk in iou]
     best_iou = torch.cat([b.values for b in best], dim=1).clamp(min=0)
     labels = torch.full_like(best_iou, IGNORED, dtype=torch.int64)
-    labels[best_iou < negative_iou] = NEGATIVE
-    labels[best_iou >= positive_iou] = POSITIVE
+    labels = labels.masked_fill(best_iou < negative_iou, NEGATIVE).masked_fill(best_iou >= positive_iou, POSITIVE)
     if low_quality and best_iou.shape[1]:
         highest = torch.stack([chunk.amax(dim=2) for chunk in iou]).amax(dim=0)
         highest = highest.masked_fill(~valid, 2.0)[:, :, None]
-        labels[torch.cat([(chunk == highest).any(dim=1) for chunk in iou], dim=1)] = POSITIVE
+        labels = labels.masked_fill(torch.cat([(chunk == highest).any(dim=1) for chunk in iou], dim=1), POSITIVE)
     return Assignment(labels, torch.cat([b.indices for b in best], dim=1))
 
 

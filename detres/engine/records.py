@@ -39,7 +39,7 @@ class TrainerSettings:
     accumulate: int = 1
     clip_grad_norm: float | None = None
     precision: PrecisionName = "float32"
-    channels_last: bool = False
+    channels_last: bool | Literal["auto"] = False
     compile: bool = False
     ema_decay: float | None = None
     ema_ramp: bool = True

@@ -57,7 +57,8 @@ class TrainStep:
         assert processes.world_size == 1 or not settings.split_on_oom, "the others would wait for the one that splits"
         self.device = torch.device(device)
         self.model = model.to(self.device)
-        if settings.channels_last:
+        self.channels_last = _wants_channels_last(settings, self.device)
+        if self.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.optimizer, self.settings = optimizer, settings
         self.precision = Precision(settings.precision, self.device)
@@ -169,9 +170,8 @@ class TrainStep:
 
     def _to_device(self, batch: Batch) -> Batch:
         batch = batch.to(self.device)
-        if not self.settings.channels_last:
-            return batch
-        pixels = batch.images.pixels.contiguous(memory_format=torch.channels_last)
+        memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
+        pixels = batch.images.pixels.contiguous(memory_format=memory_format)
         return replace(batch, images=replace(batch.images, pixels=pixels))
 
     def _clip_gradients(self) -> Tensor:
@@ -181,6 +181,13 @@ class TrainStep:
         if self.settings.clip_grad_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self.settings.clip_grad_norm, norm)
         return norm.detach()
+
+
+def _wants_channels_last(settings: TrainerSettings, device: torch.device) -> bool:
+    """As set; "auto" is where the kernels are faster for it: CPUs always, GPUs in half precision (tensor cores)."""
+    if settings.channels_last == "auto":
+        return device.type == "cpu" or settings.precision != "float32"
+    return settings.channels_last
 
 
 def _mean(pieces: Sequence[Losses], shares: Sequence[float]) -> Losses:

@@ -23,6 +23,8 @@ def open_train_set(config: Config) -> wiring.AnyDataset:
         wiring.build_transforms(config, training)
     dataset = wiring.build_train_dataset(config)
     describe_set("train", dataset)
+    if line := wiring.describe_image_cache(config, dataset):
+        show(f"  {line}")
     return dataset
 
 

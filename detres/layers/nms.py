@@ -1,6 +1,6 @@
 """Non-maximum suppression within groups (classes, or feature levels): hard and soft.
 
-Shapes: M boxes.
+Shapes: M boxes; N images of M boxes each.
 """
 
 import torch
@@ -36,17 +36,35 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: fl
     boxes (M, 4), scores (M,), groups (M,) int64. A box goes when its IoU with a kept better box of its group is above
     `iou_threshold`; equal scores rank by index.
     """
-    boxes, scores = boxes.float(), scores.float()
-    keep = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    kept = _survivors(boxes.float(), scores.float(), groups, iou_threshold).nonzero().squeeze(1)
+    return kept[torch.argsort(scores[kept].float(), descending=True, stable=True)]
+
+
+def survivors(boxes: Tensor, scores: Tensor, groups: Tensor, usable: Tensor, iou_threshold: float) -> Tensor:
+    """Which boxes (N, M, 4) of a batch survive: (N, M) bool. As batched_nms; images never meet.
+
+    scores, groups and usable (bool) are (N, M). What is not usable goes, and suppresses nothing. One call for the whole
+    batch, so that a GPU is waited for once (torchvision's kernel gives as many indices as survive).
+    """
+    images = torch.arange(len(boxes), device=boxes.device)[:, None]
+    # an empty box overlaps nothing
+    boxes = boxes.float().masked_fill(~usable[:, :, None], 0.0).flatten(0, 1)
+    apart = (groups * len(images) + images).flatten()
+    kept = _survivors(boxes, scores.float().masked_fill(~usable, -torch.inf).flatten(), apart, iou_threshold)
+    return kept.view_as(usable) & usable
+
+
+def _survivors(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
+    """Which boxes (M, 4) survive: (M,) bool."""
     if boxes.is_cuda:
-        keep[_nms_by_offsets(boxes, scores, groups, iou_threshold)] = True
-    else:
-        # Group by group: exact in float32, and the cost grows with the squares of the groups, not of their sum.
-        by_group = torch.argsort(groups, stable=True)
-        for members in by_group.split(torch.bincount(groups[by_group]).tolist() if len(groups) else []):
-            keep[members[torchvision.ops.nms(boxes[members], scores[members], iou_threshold)]] = True
-    kept = keep.nonzero().squeeze(1)
-    return kept[torch.argsort(scores[kept], descending=True, stable=True)]
+        keep = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+        return keep.index_fill_(0, _nms_by_offsets(boxes, scores, groups, iou_threshold), True)
+    # Group by group: exact in float32, and the cost grows with the squares of the groups, not of their sum.
+    keep = torch.zeros(len(boxes), dtype=torch.bool)
+    by_group = torch.argsort(groups, stable=True)
+    for members in by_group.split(torch.bincount(groups[by_group]).tolist() if len(groups) else []):
+        keep[members[torchvision.ops.nms(boxes[members], scores[members], iou_threshold)]] = True
+    return keep
 
 
 def _nms_by_offsets(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:

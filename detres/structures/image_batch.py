@@ -16,7 +16,8 @@ from detres.structures.detections import Detections
 class ImageBatch:
     """Images as they come from the data pipeline, resized already, not yet normalised.
 
-    pixels             (N, 3, H, W) uint8 or float in [0, 255], RGB, zero-padded at the right and the bottom
+    pixels             (N, 3, H, W) uint8 or float in [0, 255], RGB, zero-padded at the right and the bottom; in memory
+                       the channels are innermost (torch.channels_last) where they were in the images
     sizes_hw           (N, 2) int64, the height and width of each image inside the padding
     original_sizes_hw  (N, 2) int64, the sizes before resizing: where detections are mapped back to
     sampling_seeds     (N,) int64, keys of the random sampling inside the model (training only)
@@ -44,11 +45,8 @@ class ImageBatch:
         sizes = torch.tensor([[image.shape[-2], image.shape[-1]] for image in images])
         step = max(size_divisibility, 1)
         height, width = (-(-int(side) // step) * step for side in sizes.amax(dim=0))
-        pixels = images[0].new_zeros(len(images), 3, height, width)
-        for slot, image in zip(pixels, images, strict=True):
-            slot[:, : image.shape[-2], : image.shape[-1]] = image
         return cls(
-            pixels,
+            _padded(images, height, width),
             sizes,
             sizes if original_sizes_hw is None else torch.tensor(original_sizes_hw).reshape(-1, 2),
             torch.tensor(sampling_seeds if sampling_seeds is not None else range(len(images)), dtype=torch.int64),
@@ -75,6 +73,20 @@ class ImageBatch:
             boxes = found.boxes_xyxy * found.boxes_xyxy.new_tensor([x, y, x, y])
             mapped.append(replace(found, boxes_xyxy=boxes, image_size_hw=tuple(original)))
         return mapped
+
+
+def _padded(images: Sequence[Tensor], height: int, width: int) -> Tensor:
+    """The images (3, h, w) in one tensor (N, 3, height, width) of the layout of the first; every byte written once."""
+    if images[0].stride(0) == 1:  # decoded and resized images: pixel after pixel, row after row
+        pixels = images[0].new_empty(len(images), height, width, 3).permute(0, 3, 1, 2)
+    else:
+        pixels = images[0].new_empty(len(images), 3, height, width)
+    for slot, image in zip(pixels, images, strict=True):
+        h, w = image.shape[-2:]
+        slot[:, :h, :w] = image
+        slot[:, h:] = 0
+        slot[:, :h, w:] = 0
+    return pixels
 
 
 _FIELDS = ("pixels", "sizes_hw", "original_sizes_hw", "sampling_seeds")

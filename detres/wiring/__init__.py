@@ -12,6 +12,7 @@ from detres.wiring.datasets import (
     build_train_loader,
     build_transforms,
     data_root,
+    describe_image_cache,
     is_held_out,
     own_paths,
     with_image_folder,

@@ -16,6 +16,7 @@ from detres.data.box_lists import BoxListDataset
 from detres.data.cifar import Cifar10Dataset
 from detres.data.coco import CocoDataset
 from detres.data.flat_images import FlatImagesDataset
+from detres.data.image_cache import ImageCache, describe_cache
 from detres.data.image_folder import ImageFolderDataset
 from detres.data.imagenet_loc import ImageNetLocDataset
 from detres.data.joined import JoinedDataset
@@ -195,31 +196,35 @@ def build_train_loader(
         size_divisibility=config.model.pixels.size_divisibility,
         workers=data.workers,
         timeout=data.worker_timeout,
+        prefetch=data.prefetch,
         restarts=data.worker_restarts,
         pin_memory=pin_memory,
     )
 
 
-def build_eval_loader(config: Config, dataset: AnyDataset) -> EvalLoader:
+def build_eval_loader(config: Config, dataset: AnyDataset, *, pin_memory: bool = False) -> EvalLoader:
     """Every image of the set once, in order."""
-    return _eval_loader(config, _samples(config, dataset, training=False))
+    return _eval_loader(config, _samples(config, dataset, training=False), pin_memory)
 
 
-def build_detection_loader(config: Config, dataset: AnyDataset) -> EvalLoader:
+def build_detection_loader(config: Config, dataset: AnyDataset, *, pin_memory: bool = False) -> EvalLoader:
     """Every image of a detection set once, in order, as a model of another kind sees it (a localizer's classifier)."""
     annotated = cast(DetectionDataset, dataset)
     transforms = build_transforms(config, training=False)
-    samples = TransformedDetectionDataset(annotated, transforms, config.seed, config.data.on_bad_image)
-    return _eval_loader(config, samples)
+    options = _reading(config, dataset, training=False)
+    samples = TransformedDetectionDataset(annotated, transforms, config.seed, config.data.on_bad_image, **options)
+    return _eval_loader(config, samples, pin_memory)
 
 
-def _eval_loader(config: Config, samples: TransformedSamples) -> EvalLoader:
+def _eval_loader(config: Config, samples: TransformedSamples, pin_memory: bool) -> EvalLoader:
     return EvalLoader(
         samples,
         config.eval.batch_size,
         size_divisibility=config.model.pixels.size_divisibility,
         workers=config.data.workers,
         timeout=config.data.worker_timeout,
+        prefetch=config.data.prefetch,
+        pin_memory=pin_memory,
     )
 
 
@@ -227,8 +232,28 @@ def _samples(
     config: Config, dataset: AnyDataset, training: bool
 ) -> TransformedDetectionDataset | TransformedClassificationDataset:
     transforms = build_transforms(config, training)
+    options = _reading(config, dataset, training)
     if isinstance(config.model, model_settings.ClassifierSettings):
         labelled = cast(ClassificationDataset, dataset)
-        return TransformedClassificationDataset(labelled, transforms, config.seed, config.data.on_bad_image)
+        return TransformedClassificationDataset(labelled, transforms, config.seed, config.data.on_bad_image, **options)
     annotated = cast(DetectionDataset, dataset)
-    return TransformedDetectionDataset(annotated, transforms, config.seed, config.data.on_bad_image)
+    return TransformedDetectionDataset(annotated, transforms, config.seed, config.data.on_bad_image, **options)
+
+
+def _reading(config: Config, dataset: AnyDataset, training: bool) -> dict[str, Any]:
+    """How images are decoded, and the memory that keeps those of the training set."""
+    data = config.data
+    decode = ("reduced" if training else "full") if data.decode == "auto" else data.decode
+    kept = data.cache if training else None
+    return {"decode": decode, "cache": None if kept is None else ImageCache(len(dataset), kept.megabytes)}
+
+
+def describe_image_cache(config: Config, dataset: AnyDataset) -> str | None:
+    """One line on what data.cache will hold of the training set; None without one."""
+    if config.data.cache is None:
+        return None
+    megabytes = config.data.cache.megabytes
+    if isinstance(config.model, model_settings.ClassifierSettings):
+        return f"data.cache: {megabytes} MiB for the decoded images of {len(dataset)}"  # sizes are not known yet
+    detection = cast(DetectionDataset, dataset)
+    return describe_cache(megabytes, np.array([detection.size_hw(i) for i in range(len(detection))]))

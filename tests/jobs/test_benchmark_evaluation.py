@@ -5,9 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from detres.jobs.benchmark import DifferentWork, benchmark, evaluation, evaluation_set, format_results, write_results
+from detres.jobs.benchmark.conditions import Conditions
 from detres.jobs.benchmark.evaluation_set import make_set
+
+CONDITIONS = Conditions(device=torch.device("cpu"), repeats=1, progress=lambda _text: None)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +71,7 @@ def test_different_numbers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(evaluation, "coco_precision_recall", wrong)
     with pytest.raises(DifferentWork, match=r"recall: 240 of 240 values differ"):
-        evaluation.compare_evaluations(3, 1, lambda _text: None)
+        evaluation.compare_evaluations(3, CONDITIONS)
     monkeypatch.setattr(evaluation, "_ours", lambda judged: evaluation._Turn([0.5] * 12, {}))
     with pytest.raises(DifferentWork, match="COCO's numbers: pycocotools computes"):
-        evaluation.compare_evaluations(3, 1, lambda _text: None)
+        evaluation.compare_evaluations(3, CONDITIONS)

@@ -11,6 +11,7 @@ from PIL import Image
 from detres.cli import main
 from detres.data.annotations import DatasetError
 from detres.jobs.benchmark import DifferentWork, benchmark
+from detres.jobs.benchmark.conditions import Conditions
 from detres.jobs.benchmark.pictures import photo_folder, training_folder
 from detres.jobs.benchmark.pretraining import Pretraining, _Turns, pipelines
 
@@ -88,7 +89,7 @@ def test_both_pipelines_normalise_alike(tmp_path: Path) -> None:
     theirs, _ = next(iter(pretraining.their_loader))
     assert theirs.shape == (2, 3, 64, 64)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    assert list(pipelines(pretraining)) == ["torchvision", "detres"]
+    assert list(pipelines(pretraining, Conditions(device=CPU))) == ["torchvision", "detres"]
 
 
 def test_torchvisions_loop_runs_between_turns_of_ours() -> None:
@@ -100,7 +101,7 @@ def test_torchvisions_loop_runs_between_turns_of_ours() -> None:
             yield 0.25
 
     said: list[str] = []
-    with _Turns(theirs(), 2, 2, CPU, said.append) as turns:
+    with _Turns(theirs(), 2, Conditions(device=CPU, repeats=2, progress=said.append)) as turns:
         for step in range(1, 7):
             order.append("d")
             turns.advance(step)

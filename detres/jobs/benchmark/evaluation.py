@@ -15,11 +15,12 @@ import numpy as np
 from detres.evaluation.coco import coco_precision_recall, evaluate_coco
 from detres.evaluation.result_arrays import ResultArrays
 from detres.jobs.benchmark.agreement import DifferentWork
+from detres.jobs.benchmark.conditions import OURS, Conditions
 from detres.jobs.benchmark.evaluation_set import EvaluationSet, make_set
-from detres.jobs.benchmark.timing import summary
+from detres.jobs.benchmark.timing import ratio, summary
 
 NUM_IMAGES = 5000
-_SIDES = ("pycocotools", "detres")
+_SIDES = ("pycocotools", OURS)
 
 
 class _Turn(NamedTuple):
@@ -35,7 +36,7 @@ class _Turn(NamedTuple):
     evaluation: Any = None
 
 
-def compare_evaluations(num_images: int, repeats: int, progress: Callable[[str], None]) -> dict[str, Any]:
+def compare_evaluations(num_images: int, conditions: Conditions) -> dict[str, Any]:
     """Seconds of both sides in turns, after one unmeasured round, from lists of Detections to the twelve numbers.
 
     The first round checks that precision and recall are equal everywhere to the last bit, every later one that the
@@ -43,11 +44,13 @@ def compare_evaluations(num_images: int, repeats: int, progress: Callable[[str],
     """
     judged = make_set(num_images)
     sizes = judged.counts()
+    progress, repeats = conditions.progress, conditions.repeats
     progress(f"eval, {judged.source}: {', '.join(f'{count} {what}' for what, count in sizes.items())}")
     memory, same = _first_round(judged)
     turns: dict[str, list[_Turn]] = {name: [] for name in _SIDES}
     for i in range(1, repeats + 1):
         for name, side in zip(_SIDES, (_theirs, _ours), strict=True):
+            conditions.take_allocator(name)
             gc.collect()
             turns[name].append(side(judged)._replace(evaluation=None))
         _check_numbers(*(turns[name][-1] for name in _SIDES))
@@ -59,8 +62,9 @@ def compare_evaluations(num_images: int, repeats: int, progress: Callable[[str],
         "input": judged.source,
         **sizes,
         "same": same,
+        "sides": {name: {"allocator": conditions.allocator_of(name)} for name in _SIDES},
         "seconds": {name: summary(each) for name, each in seconds.items()},
-        "ratio": summary([theirs / ours for theirs, ours in zip(*seconds.values(), strict=True)]),
+        "ratio": ratio(*seconds.values()),
         "parts": {name: _medians(each) for name, each in turns.items()},
         "memory_mib": memory,
     }

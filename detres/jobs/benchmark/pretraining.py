@@ -6,7 +6,7 @@ Shapes: N images of a batch, S side of the square that they are cropped to.
 import gc
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +24,8 @@ from detres.engine.run_directory import RunDirectory
 from detres.engine.schedule import build_schedule
 from detres.engine.trainer import Trainer
 from detres.jobs.benchmark.agreement import DifferentWork
-from detres.jobs.benchmark.timing import Side, clock, summary
+from detres.jobs.benchmark.conditions import OURS, Conditions
+from detres.jobs.benchmark.timing import Side, clock, ratio, summary
 from detres.structures.image_batch import ImageBatch
 from detres.weights.torchvision_names import classifier_from_torchvision
 
@@ -75,7 +76,7 @@ class Pretraining:
             raise DifferentWork(f"loss: torchvision computes {theirs:.7g}, detres {ours:.7g}; expected 1e-5 or closer")
         return {"loss": {"torchvision": theirs, "detres": ours}}
 
-    def compare(self, repeats: int, steps: int, progress: Callable[[str], None]) -> dict[str, Any]:
+    def compare(self, steps: int, conditions: Conditions) -> dict[str, Any]:
         """Seconds of a step of both loops, `steps` of one and of the other in turns, after one unmeasured round.
 
         The ratio is taken within each pair of neighbours in time. Parts: waiting for the loader, and all the rest.
@@ -84,29 +85,23 @@ class Pretraining:
             tempfile.TemporaryDirectory() as folder,
             closing(_their_loop(self.theirs, self.their_loader, self.device)) as theirs,
         ):
-            turns = _Turns(theirs, steps, repeats, self.device, progress)
-            _make_trainer(self, (repeats + 1) * steps, steps, Path(folder) / "run", turns).run()
+            turns = _Turns(theirs, steps, conditions)
+            _make_trainer(self, (conditions.repeats + 1) * steps, steps, Path(folder) / "run", turns).run()
         return turns.figures()
 
 
 class _Turns(SilentReporter):
     """Hears of every step of our trainer; after every `steps` of them, torchvision's loop takes its turn."""
 
-    def __init__(
-        self,
-        theirs: Iterator[float],
-        steps: int,
-        repeats: int,
-        device: torch.device,
-        progress: Callable[[str], None],
-    ) -> None:
-        self._theirs, self._steps, self._repeats = theirs, steps, repeats
-        self._device, self._progress = device, progress
+    def __init__(self, theirs: Iterator[float], steps: int, conditions: Conditions) -> None:
+        self._theirs, self._steps, self._conditions = theirs, steps, conditions
+        self._device = conditions.device
         self.seconds: dict[str, list[float]] = {"torchvision": [], "detres": []}
         self.loading: dict[str, list[float]] = {"torchvision": [], "detres": []}
         self._started = 0.0
 
     def __enter__(self) -> "_Turns":
+        self._conditions.take_allocator(OURS)
         self._started = clock(self._device)
         return self
 
@@ -115,13 +110,15 @@ class _Turns(SilentReporter):
         if step % self._steps:
             return
         self.seconds["detres"].append(clock(self._device) - self._started)
+        self._conditions.take_allocator("torchvision")
         gc.collect()
         started = clock(self._device)
         self.loading["torchvision"].append(sum(next(self._theirs) for _ in range(self._steps)))
         self.seconds["torchvision"].append(clock(self._device) - started)
         if (done := step // self._steps - 1) > 0:
             latest = ", ".join(f"{name} {each[-1] / self._steps:.3f} s" for name, each in self.seconds.items())
-            self._progress(f"  {done}/{self._repeats}: {latest} a step")
+            self._conditions.progress(f"  {done}/{self._conditions.repeats}: {latest} a step")
+        self._conditions.take_allocator(OURS)
         gc.collect()
         self._started = clock(self._device)
 
@@ -139,11 +136,12 @@ class _Turns(SilentReporter):
             spread[name] = summary([seconds / self._steps for seconds in turns[1:]])
             loading = summary(self.loading[name][1:])["median"] / self._steps
             parts[name] = {"loading": loading, "learning": max(0.0, spread[name]["median"] - loading)}
-        pairs = zip(spread["torchvision"]["each"], spread["detres"]["each"], strict=True)
-        return {"seconds": spread, "ratio": summary([theirs / ours for theirs, ours in pairs]), "parts": parts}
+        both = ratio(spread["torchvision"]["each"], spread["detres"]["each"])
+        sides = {name: {"allocator": self._conditions.allocator_of(name)} for name in parts}
+        return {"sides": sides, "seconds": spread, "ratio": both, "parts": parts}
 
 
-def pipelines(pretraining: Pretraining) -> dict[str, Side]:
+def pipelines(pretraining: Pretraining, conditions: Conditions) -> dict[str, Side]:
     """Both sides at their input alone: one step is one batch (N, 3, S, S), read, cropped and normalised.
 
     Raises DifferentWork when they do not give the same form.
@@ -152,7 +150,10 @@ def pipelines(pretraining: Pretraining) -> dict[str, Side]:
     forms = [(tuple(batch.shape), batch.dtype) for batch in (next(theirs), next(ours))]
     if forms[0] != forms[1]:
         raise DifferentWork(f"batches: torchvision gives {forms[0]}, detres {forms[1]}")
-    return {"torchvision": Side(lambda _lap: _take(theirs), {}), "detres": Side(lambda _lap: _take(ours), {})}
+    return {
+        "torchvision": Side(lambda _lap: _take(theirs), allocator=conditions.allocator_of("torchvision")),
+        OURS: Side(lambda _lap: _take(ours), allocator=conditions.allocator_of(OURS)),
+    }
 
 
 def _take(batches: Iterator[Tensor]) -> None:

@@ -1,114 +1,119 @@
-"""What a benchmark says: a table to read and a chart."""
+"""What a benchmark says: a table to read."""
 
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from detres.jobs.benchmark.timing import PARTS
+from detres.jobs.benchmark.parts import PARTS
 
-_ALL_PARTS = (*PARTS, "loading", "learning", "conversion", "evaluation")
-_SETTINGS = ("torch", "torchvision", "device", "threads", "dtype", "mode", "repeats")
+_SETTINGS = ("torch", "torchvision", "processor", "device", "threads", "repeats", "allocator")
+_NAMES = {
+    "infer": "inference",
+    "infer_v2": "inference, version 2",
+    "train": "training step",
+    "pretrain": "pretraining step",
+    "classify": "classification training step",
+    "data": "input pipeline with boxes, one core",
+}
 
 
 def format_results(results: dict[str, Any]) -> str:
-    """Settings, then for each work: agreement, seconds, ratio and parts."""
+    """Settings and ceilings, then for each work: agreement, seconds, ratio and parts."""
     settings = results["settings"]
     lines = [settings["model"], ", ".join(f"{name} {settings[name]}" for name in _SETTINGS)]
+    if settings["other_load"] is not None:
+        lines.append(f"meanwhile others used {settings['other_load']:.0%} of the processors")
+    for precision, rates in results["ceilings"].items():
+        shown = ", ".join(f"{what} {rate / 1e9:.0f} GFLOP/s" for what, rate in rates.items())
+        lines.append(f"ceiling of this machine in {precision}: {shown}")
     for work, figures in results["works"].items():
-        lines += ["", _title(work, figures)]
-        if figures["same"]:
-            lines.append(f"  same on both sides: {_agreement(figures['same'])}")
-        lines += [f"  {side:<12} {_spread(seconds)} s" for side, seconds in figures["seconds"].items()]
-        if work not in ("infer", "train"):
-            lines += [f"  {side:<12} {_images_per_second(figures, side)}" for side in figures["seconds"]]
-        sides = list(figures["parts"])
-        meaning = f"({sides[0]} / detres; above 1, detres is faster)"
-        lines += [f"  {'ratio':<12} {_spread(figures['ratio'])} {meaning}", *_memory(figures), ""]
-        lines.append(f"  {'seconds in':<16}" + "".join(f"{side:>13}" for side in sides))
-        for part in _ALL_PARTS:
-            if part in figures["parts"][sides[0]]:
-                lines.append(f"  {part:<16}" + "".join(f"{figures['parts'][side][part]:>13.3f}" for side in sides))
+        lines += ["", title(work, figures), *_format_work(work, figures)]
     return "\n".join(lines)
 
 
-def _memory(figures: dict[str, Any]) -> list[str]:
+def _format_work(work: str, figures: Mapping[str, Any]) -> Iterator[str]:
+    for side, settings in figures.get("sides", {}).items():
+        yield f"  {side:<12} {', '.join(f'{name} {value}' for name, value in settings.items())}"
+    if figures["same"]:
+        yield f"  same on both sides: {_agreement(figures['same'])}"
+    for side, seconds in figures["seconds"].items():
+        yield f"  {side:<12} {_spread(seconds)} s{_share(figures, side)}"
+    if work not in ("infer", "infer_v2", "train"):
+        yield from (f"  {side:<12} {_images_per_second(figures, side)}" for side in figures["seconds"])
+    sides = list(figures["parts"])
+    ratio = figures["ratio"]
+    low, high = ratio["interval"]
+    yield f"  {'ratio':<12} {_spread(ratio)} ({sides[0]} / detres; above 1, detres is faster)"
+    yield f"  {'':<12} its median lies between {low:.3f} and {high:.3f} with {ratio['confidence']:.1%}"
+    yield from _memory(figures)
+    for side, found in figures.get("synchronisations", {}).items():
+        yield f"  {side:<12} waits for the GPU {found['count']} times in a step: {_places(found['places'])}"
+    yield ""
+    yield f"  {'seconds in':<22}" + "".join(f"{side:>22}" for side in sides)
+    for part in PARTS:
+        if any(part in figures["parts"][side] for side in sides):
+            yield f"  {part:<22}" + "".join(f"{_part(figures, side, part):>22}" for side in sides)
+
+
+def _part(figures: Mapping[str, Any], side: str, part: str) -> str:
+    seconds = figures["parts"][side].get(part)
+    share = figures.get("ceiling_share_of_parts", {}).get(side, {}).get(part)
+    return "" if seconds is None else f"{seconds:.4f}" + (f" ({share:4.0%})" if share is not None else " " * 7)
+
+
+def _share(figures: Mapping[str, Any], side: str) -> str:
+    if "ceiling_share" not in figures:
+        return ""
+    operations = sum(figures["operations"].values())
+    return f", {figures['ceiling_share'][side]:.0%} of the ceiling with {operations / 1e9:.0f} GFLOP"
+
+
+def _places(places: Mapping[str, int]) -> str:
+    return ", ".join(f"{place} ({count})" for place, count in places.items()) or "nowhere"
+
+
+def _memory(figures: Mapping[str, Any]) -> list[str]:
     known = {side: mib for side, mib in figures.get("memory_mib", {}).items() if mib is not None}
     return [f"  {'memory':<12} {', '.join(f'{side} {mib:.0f} MiB' for side, mib in known.items())}"] if known else []
 
 
-def _title(work: str, figures: dict[str, Any]) -> str:
+def title(work: str, figures: Mapping[str, Any]) -> str:
+    """What was done, how often at once, at which size and with what."""
     if work == "eval":
         counts = ", ".join(f"{figures[what]} {what}" for what in ("images", "objects", "detections"))
         return f"COCO evaluation, {counts}, input {figures['input']}"
-    names = {"infer": "inference", "train": "training step", "pretrain": "pretraining step"}
-    name = names.get(work, "input pipeline alone, one thread")
+    name = _NAMES.get(work, "input pipeline alone, one thread")
     height, width = figures["size_hw"]
-    return f"{name}, {figures['batch_size']} x {height} x {width}, input {figures['input']}"
+    size = f"shorter side {height}, longer at most {width}" if work == "data" else f"{height} x {width}"
+    return f"{name}, {figures['batch_size']} x {size}, input {figures['input']}"
 
 
-def _images_per_second(figures: dict[str, Any], side: str) -> str:
+def _images_per_second(figures: Mapping[str, Any], side: str) -> str:
     return f"{figures['batch_size'] / figures['seconds'][side]['median']:.0f} images/s"
 
 
-def _spread(values: dict[str, Any]) -> str:
+def _spread(values: Mapping[str, Any]) -> str:
     return f"median {values['median']:.3f}, {values['min']:.3f} to {values['max']:.3f}"
 
 
-def _agreement(same: dict[str, Any]) -> str:
-    parts = []
+def _agreement(same: Mapping[str, Any]) -> str:
+    parts: list[str] = []
+    losses: dict[str, list[float]] = {}
     for name, found in same.items():
         if "same" in found:
-            parts.append(f"{found['same']:.1%} of {sum(found['per_image'])} {name}")
-        if "identical" in found:
+            parts.append(f"{found['same']:.1%} of {sum(found['per_image'])} {name} (IoU > {found['iou']:g})")
+        elif "identical" in found:
             parts.append(f"{found['identical']} {name}, bit for bit")
-    losses = [abs(found["detres"] / found["torchvision"] - 1) for found in same.values() if "detres" in found]
-    if losses:
-        parts.append(f"{len(losses)} {'loss' if len(losses) == 1 else 'losses'} to {max(losses):.0e}")
+        elif "difference" in found:
+            parts.append(f"{name} to {found['difference']:.1g} ({found['tolerance']:g} allowed)")
+        elif name == "operations":
+            parts.append(f"{name} {found['detres'] / found['torchvision'] - 1:+.1%}")
+        else:
+            losses.setdefault("timed " if name.startswith("timed ") else "", []).append(_apart(found))
+    for which, apart in losses.items():
+        parts.append(f"{len(apart)} {which}{'loss' if len(apart) == 1 else 'losses'} to {max(apart):.0e}")
     return ", ".join(parts)
 
 
-def draw_chart(results: dict[str, Any], output: Path) -> None:
-    """One row per work: each side's seconds by part, and a dot for every repeat."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    works = results["works"]
-    figure, rows = plt.subplots(
-        len(works), 1, figsize=(10, 1.2 + 2.2 * len(works)), squeeze=False, layout="constrained"
-    )
-    for axes, (work, figures) in zip(rows[:, 0], works.items(), strict=True):
-        _draw_work(axes, figures)
-        ratio = figures["ratio"]
-        axes.set_title(
-            f"{_title(work, figures)}\n"
-            f"detres {ratio['median']:.2f} times as fast ({ratio['min']:.2f} to {ratio['max']:.2f})",
-            fontsize=10,
-            loc="left",
-        )
-    handles: dict[str, Any] = {}
-    for axes in rows[:, 0]:
-        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8, frameon=False)
-    rows[-1, 0].set_xlabel("seconds")
-    figure.savefig(output, dpi=120)
-    plt.close(figure)
-
-
-def _draw_work(axes: Any, figures: dict[str, Any]) -> None:
-    sides = list(figures["seconds"])
-    left = [0.0] * len(sides)
-    for index, part in enumerate(_ALL_PARTS):
-        if part not in figures["parts"][sides[0]]:
-            continue
-        widths = [max(0.0, figures["parts"][side][part]) for side in sides]
-        axes.barh(sides, widths, left=left, height=0.55, color=f"C{index}", label=part)
-        left = [a + b for a, b in zip(left, widths, strict=True)]
-    for row, side in enumerate(sides):
-        each = figures["seconds"][side]["each"]
-        axes.plot(each, [row + 0.36] * len(each), "k.", markersize=4, label="repeats" if row == 0 else None)
-    axes.invert_yaxis()
-    axes.set_xlim(0, None)
-    axes.set_axisbelow(True)
-    axes.grid(axis="x", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+def _apart(found: Mapping[str, float]) -> float:
+    theirs, ours = found.values()
+    return abs(ours / theirs - 1)

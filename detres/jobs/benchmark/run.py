@@ -1,9 +1,8 @@
-"""The benchmark job: settings, the check that both sides agree, times, files."""
+"""The benchmark job: settings, the works one after the other, files."""
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +10,44 @@ import torch
 
 from detres.api import choose_device
 from detres.engine.environment import describe_environment
+from detres.engine.precision import PrecisionName
 from detres.files.atomic_file import atomic_path
-from detres.jobs.benchmark.agreement import check_same_work
+from detres.jobs.benchmark import classification, loading, pretraining
+from detres.jobs.benchmark.ceiling import Ceilings
+from detres.jobs.benchmark.chart import draw_chart
+from detres.jobs.benchmark.conditions import Conditions, on_threads, one_thread
+from detres.jobs.benchmark.contest import describe_sides
+from detres.jobs.benchmark.detection import compare_detectors
 from detres.jobs.benchmark.evaluation import NUM_IMAGES, compare_evaluations
+from detres.jobs.benchmark.machine import OtherLoad, processor_name
 from detres.jobs.benchmark.pictures import photo_folder, training_folder
-from detres.jobs.benchmark.pretraining import MODEL, Pretraining, pipelines
-from detres.jobs.benchmark.report import draw_chart
-from detres.jobs.benchmark.timing import compare, make_sides, measure_parts
-from detres.jobs.benchmark.twins import Twins, make_inputs, make_twins
+from detres.jobs.benchmark.pretraining import Pretraining, pipelines
+from detres.jobs.benchmark.synchronisations import count_synchronisations
+from detres.jobs.benchmark.timing import compare
 
-SIZES_HW = {"infer": (800, 1066), "train": (512, 512), "pretrain": (64, 64)}
-BATCH_SIZES = {"infer": 1, "train": 2, "pretrain": 32}
-_DETECTOR = "Faster R-CNN, ResNet-50 FPN, frozen batch norms, stem and conv2_x frozen, random weights"
-_MODELS = {"pretrain": MODEL, "eval": "COCO's metrics for boxes"}
+WORKS = ("infer", "infer_v2", "train", "data", "eval", "classify", "pretrain")
+SIZES_HW = {"infer": (800, 1066), "infer_v2": (800, 1066), "train": (512, 512), "pretrain": (64, 64)}
+BATCH_SIZES = {"infer": 1, "infer_v2": 1, "train": 2, "data": 64, "eval": NUM_IMAGES, "classify": 128, "pretrain": 32}
+_DETECTORS = ("infer", "infer_v2", "train")
+_WITHOUT_OPTIONS = ("data", "eval", "pretrain")  # nothing there has a number format or could be compiled
+_MODELS = {
+    "infer": "Faster R-CNN, ResNet-50 FPN, frozen batch norms, stem and conv2_x frozen, random weights",
+    "train": "Faster R-CNN, ResNet-50 FPN, frozen batch norms, stem and conv2_x frozen, random weights",
+    "infer_v2": "torchvision's version 2 of it, with batch norms everywhere",
+    "data": loading.MODEL,
+    "eval": "COCO's metrics for boxes",
+    "classify": classification.MODEL,
+    "pretrain": pretraining.MODEL,
+}
 _SMALLEST_SIDE = 64  # the coarsest feature map needs two cells
-_MOST_PART_PASSES = 3
 _PHOTO_SIZE = 224
 _STEPS_PER_TURN = 5
 
 
 def benchmark(
-    works: Sequence[str] = ("infer", "train"),
+    works: Sequence[str] = WORKS,
     *,
+    against: str = "torchvision",
     size_hw: Sequence[int] | None = None,
     batch_size: int | None = None,
     image: str | None = None,
@@ -41,83 +56,83 @@ def benchmark(
     repeats: int = 7,
     device: str = "cpu",
     threads: int | None = None,
+    precision: PrecisionName = "float32",
+    their_precision: PrecisionName = "float32",
+    compile: bool = False,
+    allocator: str = "own",
+    profile: bool = False,
     num_proposals: tuple[int, int] = (2000, 1000),
     progress: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Time detres against torchvision, float32 and eager, at each of `works`.
+    """Time detres against torchvision, which is eager and in float32, at each of `works`.
 
-    infer     Faster R-CNN from images to detections; by default 800 x 1066 and batch 1
+    infer     Faster R-CNN from images to detections, ours optimised for inference; by default 800 x 1066 and batch 1
+    infer_v2  the same of torchvision's version 2
     train     its training steps; by default 512 x 512 and batch 2 with 8 boxes per image
+    data      from JPEG files (`data`, by default COCO's; `batch_size` at most) with boxes to normalised pixels of the
+              shorter side 800, on one core, against Pillow and transforms.v2
     eval      COCO's metrics of 5,000 images with 100 detections each (`batch_size`: the images), against pycocotools
+    classify  training steps of a CIFAR ResNet-20, batch 128, against the same network in plain torch modules
     pretrain  whole training loops of ResNet-18 on the images of `data` (by default Tiny ImageNet below DETRES_DATASETS
               at 64 x 64, batch 32), read by `workers` processes, and both input pipelines alone on one thread
 
-    `num_proposals` at most (training, test) of an image. Both sides have the same weights and input; detectors keep
-    nothing from one repeat to the next. Returns settings and figures as plain values.
+    `precision` and `compile` are of our side; `their_precision` other than float32 is torch's autocast. `allocator`
+    "own" gives the opponent malloc's defaults and us our own settings, "default" and "tuned" the same to both.
+    `against` "detres" compares with detres itself, eager, float32, without options (detectors, classify). `profile`
+    counts where a training step waits for a GPU. `num_proposals` at most (training, test) of an image.
+    Both sides have the same weights and input; detectors keep nothing from one repeat to the next. Returns settings
+    and figures as plain values.
     Raises DifferentWork when the sides do not compute the same, ValueError for impossible settings.
     """
     _check_settings(works, size_hw, batch_size, repeats, threads)
-    where = choose_device(device)
+    conditions = Conditions(
+        device=choose_device(device),
+        precision=precision,
+        their_precision=their_precision,
+        compile=compile,
+        allocator=allocator,
+        against=against,
+        repeats=repeats,
+        progress=progress,
+    ).check()
+    _check_options(works, conditions, profile)
+    ceilings, others = Ceilings(conditions.device, progress), OtherLoad()
     results: dict[str, Any] = {"works": {}}
-    with _threads(threads), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        results["settings"] = _describe(works, where, repeats)
-        twins = make_twins(where, num_proposals) if {"infer", "train"} & set(works) else None
+    with on_threads(threads), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        results["settings"] = _describe(works, conditions)
         for work in works:
-            if work == "eval":
-                results["works"][work] = compare_evaluations(batch_size or NUM_IMAGES, repeats, progress)
-                continue
-            size, count = size_hw or SIZES_HW[work], batch_size or BATCH_SIZES[work]
-            if work == "pretrain":
-                results["works"] |= _pretraining(data, size[0], count, workers, repeats, where, progress)
+            count = batch_size or BATCH_SIZES[work]
+            size = size_hw or SIZES_HW.get(work, (0, 0))
+            if work in _DETECTORS:
+                contest = compare_detectors(work, conditions, size, count, image, num_proposals)
+                figures = contest.run(conditions, ceilings)
+                if profile and work == "train":
+                    figures["synchronisations"] = count_synchronisations(contest.sides)
+                results["works"][work] = figures
+            elif work == "classify":
+                contest = classification.compare_classifiers(conditions, count)
+                results["works"][work] = contest.run(conditions, ceilings)
+            elif work == "data":
+                results["works"][work] = loading.compare_loading(conditions, data, count)
+            elif work == "eval":
+                results["works"][work] = compare_evaluations(count, conditions)
             else:
-                assert twins is not None
-                results["works"][work] = _detection(work, twins, size, count, image, repeats, where, progress)
+                results["works"] |= _pretraining(data, size[0], count, workers, conditions)
+    results["ceilings"] = ceilings.rates
+    results["settings"]["other_load"] = others.share()
     return results
 
 
-def _detection(
-    work: str,
-    twins: Twins,
-    size_hw: Sequence[int],
-    batch_size: int,
-    image: str | None,
-    repeats: int,
-    device: torch.device,
-    progress: Callable[[str], None],
-) -> dict[str, Any]:
-    """The figures of "infer" or "train"."""
-    inputs = make_inputs(size_hw, batch_size, image, device)
-    twins.expect(size_hw)
-    progress(_question(work, batch_size, size_hw, inputs.source))
-    same = check_same_work(work, twins, inputs)
-    sides = make_sides(work, twins, inputs)
-    return {
-        "size_hw": list(size_hw),
-        "batch_size": batch_size,
-        "input": inputs.source,
-        "same": same,
-        **compare(sides, repeats, device, progress),
-        "parts": measure_parts(sides, min(repeats, _MOST_PART_PASSES), device),
-    }
-
-
-def _pretraining(
-    data: str | None,
-    size: int,
-    batch_size: int,
-    workers: int,
-    repeats: int,
-    device: torch.device,
-    progress: Callable[[str], None],
-) -> dict[str, Any]:
+def _pretraining(data: str | None, size: int, batch_size: int, workers: int, conditions: Conditions) -> dict[str, Any]:
     """The figures of the loops, and of the input pipelines alone: of the same images, and of photos."""
+    progress = conditions.progress
     with tempfile.TemporaryDirectory() as name:
         folder, source = training_folder(data, Path(name), 2 * batch_size)
-        pretraining = Pretraining(folder, size, batch_size, workers, device)
-        progress(_question("pretrain", batch_size, (size, size), source))
+        loops = Pretraining(folder, size, batch_size, workers, conditions.device)
+        progress(f"pretrain, {batch_size} x {size} x {size}, {source}: do both sides compute the same?")
         found = {"size_hw": [size, size], "batch_size": batch_size, "input": source}
-        same = pretraining.check_same_work()
-        figures = {"pretrain": {**found, "same": same, **pretraining.compare(repeats, _STEPS_PER_TURN, progress)}}
+        same = loops.check_same_work()
+        figures = {"pretrain": {**found, "same": same, **loops.compare(_STEPS_PER_TURN, conditions)}}
         photos, photo_source = photo_folder(Path(name), batch_size)
         for work, images, side, what in (
             ("pipeline", folder, size, source),
@@ -125,23 +140,18 @@ def _pretraining(
         ):
             progress(f"{work} alone, {batch_size} x {side} x {side}, {what}")
             found = {"size_hw": [side, side], "batch_size": batch_size, "input": what, "same": {}}
-            figures[work] = {**found, **_pipelines(images, side, batch_size, repeats, progress)}
+            figures[work] = {**found, **_pipelines(images, side, batch_size, conditions)}
     return figures
 
 
-def _pipelines(
-    folder: Path, size: int, batch_size: int, repeats: int, progress: Callable[[str], None]
-) -> dict[str, Any]:
+def _pipelines(folder: Path, size: int, batch_size: int, conditions: Conditions) -> dict[str, Any]:
     """Seconds of both sides per batch, from files to normalised pixels, in this process and on one thread."""
     here = torch.device("cpu")
-    with _threads(1), _one_opencv_thread():
-        figures = compare(pipelines(Pretraining(folder, size, batch_size, 0, here)), repeats, here, progress)
+    with one_thread():
+        both = pipelines(Pretraining(folder, size, batch_size, 0, here), conditions)
+        figures = compare(both, conditions.repeats, here, conditions.progress)
     parts = {name: {"loading": seconds["median"]} for name, seconds in figures["seconds"].items()}
-    return {**figures, "parts": parts}
-
-
-def _question(work: str, batch_size: int, size_hw: Sequence[int], source: str) -> str:
-    return f"{work}, {batch_size} x {size_hw[0]} x {size_hw[1]}, {source}: do both sides compute the same?"
+    return {"sides": describe_sides(both), **figures, "parts": parts}
 
 
 def write_results(results: dict[str, Any], folder: str | Path) -> list[Path]:
@@ -157,6 +167,9 @@ def write_results(results: dict[str, Any], folder: str | Path) -> list[Path]:
 def _check_settings(
     works: Sequence[str], size_hw: Sequence[int] | None, batch_size: int | None, repeats: int, threads: int | None
 ) -> None:
+    for work in works:
+        if work not in WORKS:
+            raise ValueError(f"work: got {work!r}, expected some of {', '.join(WORKS)}")
     for name, value in (("repeats", repeats), ("batch size", batch_size), ("threads", threads)):
         if value is not None and value < 1:
             raise ValueError(f"{name}: got {value}, expected 1 or more")
@@ -166,34 +179,27 @@ def _check_settings(
         raise ValueError(f"size: got {tuple(size_hw)}, expected a square for pretrain, which crops to squares")
 
 
-def _describe(works: Sequence[str], device: torch.device, repeats: int) -> dict[str, Any]:
+def _check_options(works: Sequence[str], conditions: Conditions, profile: bool) -> None:
+    without = [work for work in works if work in _WITHOUT_OPTIONS]
+    if without and conditions.against == "detres":
+        raise ValueError(f"against: got detres for {', '.join(without)}, expected torchvision; name the other works")
+    if len(without) == len(works) and (conditions.precision != "float32" or conditions.compile):
+        raise ValueError(f"precision, compile: got them for {', '.join(without)}, which have neither; leave them out")
+    if profile and (conditions.device.type != "cuda" or "train" not in works):
+        raise ValueError("profile: counts where training steps wait for a GPU; expected train and --device cuda")
+
+
+def _describe(works: Sequence[str], conditions: Conditions) -> dict[str, Any]:
+    device = conditions.device
     return {
         **describe_environment(),
+        "processor": processor_name(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "dtype": "float32",
-        "mode": "eager",
-        "model": "; ".join(dict.fromkeys(_MODELS.get(work, _DETECTOR) for work in works)),
-        "repeats": repeats,
+        "against": conditions.against,
+        "precision": conditions.precision,
+        "their_precision": conditions.their_precision,
+        "compile": conditions.compile,
+        "allocator": conditions.allocator,
+        "model": "; ".join(dict.fromkeys(_MODELS[work] for work in works)),
+        "repeats": conditions.repeats,
     }
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _one_opencv_thread() -> Iterator[None]:
-    import cv2
-
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)

@@ -18,7 +18,7 @@ from detres.structures import GroundTruth, ImageBatch
 from detres.wiring import build_detector, data_root
 
 NUM_CLASSES = 90  # torchvision's head for COCO has as many, and the background
-_CONFIG = "coco_r50_torchvision.yaml"
+_CONFIGS = {1: "coco_r50_torchvision.yaml", 2: "coco_r50_torchvision_v2.yaml"}
 _BOXES_PER_IMAGE = 8
 _GAINS = {"bbox_pred": 0.2, "cls_logits": 0.2, "cls_score": 0.3}
 _BACKGROUND_BIAS = 5.0  # with these, several hundred pairs of region and class pass the score threshold
@@ -26,7 +26,7 @@ _BACKGROUND_BIAS = 5.0  # with these, several hundred pairs of region and class 
 
 @dataclass(frozen=True)
 class Twins:
-    """torchvision's fasterrcnn_resnet50_fpn and ours: every option alike, the same random weights in both."""
+    """torchvision's fasterrcnn_resnet50_fpn, or its _v2, and ours: every option alike, the same random weights."""
 
     theirs: Any
     ours: FasterRCNN
@@ -36,32 +36,35 @@ class Twins:
         self.theirs.transform.min_size, self.theirs.transform.max_size = (min(size_hw),), max(size_hw)
 
 
-def make_twins(device: torch.device, num_proposals: tuple[int, int] = (2000, 1000)) -> Twins:
-    """Both detectors; at most `num_proposals` (training, test) of an image go to the RoI heads.
+def make_twins(device: torch.device, num_proposals: tuple[int, int] = (2000, 1000), version: int = 1) -> Twins:
+    """Both detectors of torchvision's `version`; at most `num_proposals` (training, test) of an image go on.
 
-    The backbone has frozen batch norms and a frozen stem and conv2_x, as the one with torchvision's published weights.
+    Version 1 has frozen batch norms and a frozen stem and conv2_x, as the one with torchvision's published weights.
     """
-    from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
-    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-
-    backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)  # frozen as with weights: its default
-    theirs = TorchvisionFasterRCNN(
-        backbone,
-        num_classes=NUM_CLASSES + 1,
-        rpn_post_nms_top_n_train=num_proposals[0],
-        rpn_post_nms_top_n_test=num_proposals[1],
-    )
+    theirs = _torchvision_model(version, num_proposals)
     randomise(theirs)
     overrides = [
         "model.backbone.norm_eps=1e-5",
         f"model.rpn.post_nms_top_n_train={num_proposals[0]}",
         f"model.rpn.post_nms_top_n_test={num_proposals[1]}",
     ]
-    settings = load_config(_CONFIG, overrides).config.model
+    settings = load_config(_CONFIGS[version], overrides).config.model
     assert isinstance(settings, FasterRCNNSettings)
     ours = build_detector(settings, NUM_CLASSES)
     ours.load_state_dict(theirs.state_dict())
     return Twins(theirs.to(device).eval(), ours.to(device).eval())
+
+
+def _torchvision_model(version: int, num_proposals: tuple[int, int]) -> nn.Module:
+    from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
+    from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+
+    counts = {"rpn_post_nms_top_n_train": num_proposals[0], "rpn_post_nms_top_n_test": num_proposals[1]}
+    if version == 2:
+        return fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=NUM_CLASSES + 1, **counts)
+    backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None)  # frozen as with weights: its default
+    return TorchvisionFasterRCNN(backbone, num_classes=NUM_CLASSES + 1, **counts)
 
 
 def randomise(model: nn.Module, seed: int = 7) -> None:
