@@ -1,7 +1,8 @@
-# make demo   its own environment, data, a pretrained ResNet, a detector from it, its mAP and pictures
-# make test   the whole test suite
-# make lint   ruff, mypy, the import contract
-# make venv   only the environment: .venv, installed from setup.py
+# make demo      its own environment, data, a pretrained ResNet, a detector from it, its mAP and pictures
+# make test      the test suite without its slow tests
+# make test-all  all of it: long runs that are killed, many processes, memory over 2,000 steps, 20,000 damaged files
+# make lint      ruff, mypy, the import contract
+# make venv      only the environment: .venv, installed from setup.py
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 
-.PHONY: demo test lint venv clean
+.PHONY: demo test test-all lint venv clean
 .DELETE_ON_ERROR:
 
 # --resume: a demo that was stopped goes on, one that is finished shows its results again.
@@ -22,6 +23,9 @@ demo: $(RUN_STAMP)
 	$(BIN)/python tools/eval_net.py --config demo.yaml --weights runs/demo/best.pt
 
 test: $(TEST_STAMP)
+	$(BIN)/python -m pytest -q --durations=15 -m "not slow"
+
+test-all: $(TEST_STAMP)
 	$(BIN)/python -m pytest -q --durations=15
 
 lint: $(TEST_STAMP)

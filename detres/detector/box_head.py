@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detres.layers.flat_linear import FlatLinear
 from detres.layers.norm import ConvNorm, make_norm
 
 
@@ -21,15 +22,14 @@ class FCHead(nn.Module):
     ) -> None:
         super().__init__()
         self.dropout = dropout
-        width = in_channels * pool_size**2
         for i in range(num_fcs):
-            self.add_module(f"fc{6 + i}", nn.Linear(width, channels))
-            width = channels
+            layer = nn.Linear(channels, channels) if i else FlatLinear(in_channels, pool_size, channels)
+            self.add_module(f"fc{6 + i}", layer)
         self.out_channels = channels
 
     def forward(self, regions: Tensor) -> Tensor:
         """(M, C, S, S) -> (M, channels)."""
-        hidden = regions.flatten(1)
+        hidden = regions
         for layer in self.children():
             hidden = layer(hidden).relu_()
             if self.dropout:
@@ -53,7 +53,10 @@ class _ConvNormReLU(ConvNorm):
 
 
 class ConvFCHead(nn.Sequential):
-    """3x3 convolutions with a norm, then one fully connected layer ("4conv1fc"); parameters as torchvision's."""
+    """3x3 convolutions with a norm, then one fully connected layer ("4conv1fc"); parameters as torchvision's,
+
+    whose flattening has the place of the nn.Identity here.
+    """
 
     def __init__(
         self,
@@ -68,7 +71,7 @@ class ConvFCHead(nn.Sequential):
         layers: list[nn.Module] = [
             _ConvNormReLU(in_channels if i == 0 else conv_channels, conv_channels, norm) for i in range(num_convs)
         ]
-        layers += [nn.Flatten(), nn.Linear(conv_channels * pool_size**2, channels), nn.ReLU(inplace=True)]
+        layers += [nn.Identity(), FlatLinear(conv_channels, pool_size, channels), nn.ReLU(inplace=True)]
         super().__init__(*layers)
         self.out_channels = channels
 

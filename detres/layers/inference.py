@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from detres.layers.flat_linear import FlatLinear
 from detres.layers.folding import fold_norms
 from detres.structures import ImageBatch
 
@@ -55,6 +56,9 @@ class OptimizableForInference(nn.Module):
         self._input_options = {"dtype": _DTYPES[precision], "memory_format": memory_format}
         if fold_norms:
             _fold(self)
+        if channels_last:
+            for layer in [each for each in self.modules() if isinstance(each, FlatLinear)]:
+                layer.become_convolution()
         for part in self._parts():
             part.to(**self._input_options)
         if compile:

@@ -5,10 +5,15 @@ Shapes: N images, R regions per image, C channels, S the output size, L levels.
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align, roi_pool
+
+from detres.layers.roi_align import roi_align_rows
+
+_OUTSIDE = -1e5  # pixels
 
 
 def assign_levels(
@@ -55,26 +60,49 @@ class RoIPooler(nn.Module):
 
     def forward(self, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """Features of all regions (N * R, C, S, S); features: L maps (N, C, H, W); boxes (N, R, 4) in image pixels."""
+        rois, levels = self.place(boxes)
+        if self.method == "roi_align" and boxes.device.type == "cpu":
+            return roi_align_rows(
+                features,
+                rois,
+                levels,
+                output_size=self.output_size,
+                scales=[1.0 / stride for stride in self.strides],
+                sampling_ratio=self.sampling_ratio,
+                aligned=self.aligned,
+            )
+        return self._pool_by_operator(features, rois, levels)
+
+    def place(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (N, R, 4) with the numbers of their images, (N * R, 5), and their levels (N * R,), counted from 0."""
         num_images, num_regions = boxes.shape[:2]
         image = torch.arange(num_images, device=boxes.device).repeat_interleave(num_regions)
         rois = torch.cat([image[:, None].to(boxes.dtype), boxes.reshape(-1, 4)], dim=1)
+        size, level = self.canonical_size, self.canonical_level
+        return rois, assign_levels(rois[:, 1:], self.min_level, self.max_level, size, level) - self.min_level
+
+    def _pool_by_operator(self, features: Sequence[Tensor], rois: Tensor, levels: Tensor) -> Tensor:
+        """By torchvision's operators, every region at every level: where it does not belong it lies outside of the map.
+
+        There the operators do nothing and give zeros, so that the sum over the levels is what each region's own gave.
+        That costs less than to sort regions by level, for which the host would have to wait for the device.
+        """
         if len(features) == 1:
             return self._pool(features[0], rois, self.strides[0])
-        levels = assign_levels(rois[:, 1:], self.min_level, self.max_level, self.canonical_size, self.canonical_level)
-        # Level by level, then all back to their places in one go: cheaper, backwards too, than one copy per level.
-        by_level = levels.argsort(stable=True)
-        counts = torch.bincount(levels - self.min_level, minlength=len(features)).tolist()
+        outside = torch.cat([rois[:, :1], torch.full_like(rois[:, 1:], _OUTSIDE)], dim=1)
         pooled = [
-            self._pool(feature, members, stride)
-            for feature, members, stride in zip(features, rois[by_level].split(counts), self.strides, strict=True)
+            self._pool(feature, torch.where((levels == level)[:, None], rois, outside), stride)
+            for level, (feature, stride) in enumerate(zip(features, self.strides, strict=True))
         ]
-        return torch.cat(pooled).index_select(0, by_level.argsort())
+        return reduce(torch.add, pooled)
 
     def _pool(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
-        """Regions (M, 5: image, x1, y1, x2, y2) of one map."""
-        # In 16 bits a box of 800 pixels would move by four, and not every device pools in them.
-        whole = feature.float()
+        """Regions (M, 5: image, x1, y1, x2, y2) of one map, by torchvision's operators, which take single precision.
+
+        Half precision would round a corner of 801 pixels to 800 or 804.
+        """
+        values = feature.to(rois.dtype)
         if self.method == "roi_pool":
-            return roi_pool(whole, rois, self.output_size, 1.0 / stride).to(feature.dtype)
-        options = (self.output_size, 1.0 / stride, self.sampling_ratio, self.aligned)
-        return roi_align(whole, rois, *options).to(feature.dtype)
+            return roi_pool(values, rois, self.output_size, 1.0 / stride).to(feature.dtype)
+        pooled = roi_align(values, rois, self.output_size, 1.0 / stride, self.sampling_ratio, self.aligned)
+        return pooled.to(feature.dtype)

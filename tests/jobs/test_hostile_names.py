@@ -17,6 +17,7 @@ from detres.evaluation.results import write_results_json, write_voc_comp4
 from detres.files.plain_text import cell, printable, printable_lines
 from detres.jobs.doctor.findings import Example, Findings
 from detres.jobs.doctor.page import build_page
+from detres.jobs.doctor.report import format_findings
 from detres.jobs.findings import LabelFinder
 from detres.structures import Detections
 
@@ -65,7 +66,7 @@ def test_the_doctors_page() -> None:
     findings.add_all("annotation_files", len(NAMES), [Example(name) for name in NAMES])
     page = build_page(NAMES[1], NAMES, findings, lambda text: None)
     assert "<script" not in page and is_plain(page) and "&lt;script&gt;" in page
-    assert "default-src 'none'" in page and is_plain(findings.table())
+    assert "default-src 'none'" in page and is_plain(format_findings(findings))
 
 
 def test_files_of_results(tmp_path: Path) -> None:
