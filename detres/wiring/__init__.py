@@ -38,6 +38,7 @@ __all__ = [
     "build_transforms",
     "class_names_of",
     "data_root",
+    "describe_image_cache",
     "implied_config",
     "is_held_out",
     "load_initial_weights",
