@@ -19,7 +19,7 @@ from detres.wiring.datasets import (
 )
 from detres.wiring.foreign import assumptions, class_names_of, implied_config
 from detres.wiring.networks import build_backbone, build_detector, build_model, load_initial_weights, load_whole_model
-from detres.wiring.test_time import build_system, for_inference, resizes_itself, with_test_time
+from detres.wiring.test_time import build_system, resizes_itself, with_test_time
 
 __all__ = [
     "AnyDataset",
@@ -38,7 +38,7 @@ __all__ = [
     "build_transforms",
     "class_names_of",
     "data_root",
-    "for_inference",
+    "describe_image_cache",
     "implied_config",
     "is_held_out",
     "load_initial_weights",
