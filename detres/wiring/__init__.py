@@ -19,7 +19,7 @@ from detres.wiring.datasets import (
 )
 from detres.wiring.foreign import assumptions, class_names_of, implied_config
 from detres.wiring.networks import build_backbone, build_detector, build_model, load_initial_weights, load_whole_model
-from detres.wiring.test_time import build_system, resizes_itself, with_test_time
+from detres.wiring.test_time import build_system, for_inference, resizes_itself, with_test_time
 
 __all__ = [
     "AnyDataset",
@@ -39,6 +39,7 @@ __all__ = [
     "class_names_of",
     "data_root",
     "describe_image_cache",
+    "for_inference",
     "implied_config",
     "is_held_out",
     "load_initial_weights",
