@@ -137,7 +137,8 @@ def test_fast_and_plain_computation_agree(workshop: Workshop, detres: Detres, tm
     assert half == pytest.approx(other, abs=0.1)
 
 
-def test_an_evaluation_leaves_the_network_as_it_is(workshop: Workshop) -> None:
+def test_an_evaluation_leaves_the_network_as_it_is(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETRES_DATASETS", str(workshop.data))
     weights = workshop.runs / "tiny" / "best.pt"
     model, config, names = wiring.model_from_checkpoint(weights, overrides=["eval.precision=bfloat16"])
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
