@@ -2,7 +2,8 @@
 
 Shapes: H, W height and width, G boxes. Images are (H, W, 3) uint8, boxes (G, 4) float32 xyxy in pixels.
 Where the first step resizes, it tells from the seed what size it will need, and takes an image decoded at a part of its
-size (detres.data.scene). Every step draws its random numbers from its own generator, made of the sample's seed and the step's position: the
+size (detres.data.scene).
+Every step draws its random numbers from its own generator, made of the sample's seed and the step's position: the
 result depends on the seed alone, and a step added at the end changes nothing before it.
 """
 

@@ -50,25 +50,37 @@ class PixelNormalizer(nn.Module):
         self.mean_image.copy_(mean_image.flip(0) if self.channel_order == "bgr" else mean_image)
 
     def forward(self, images: ImageBatch) -> Tensor:
-        """Normalised pixels (N, 3, H, W), float32, in `channel_order`."""
-        pixels = images.pixels.to(self.mean.dtype)
-        if self.channel_order == "bgr":
-            pixels = pixels.flip(1)
-        normalised = pixels - self._mean_of(pixels)  # a tensor of our own: the rest happens in place, without copies
-        return normalised.div_(self.std).mul_(self._inside(images))
+        """Normalised pixels (N, 3, H, W), float32, in `channel_order`, and in memory in the order of the batch's."""
+        pixels = images.pixels if self.channel_order == "rgb" else images.pixels.flip(1)
+        height, width = pixels.shape[-2:]
+        inside_rows, inside_columns = self._inside(images)
+        if pixels.is_contiguous() or not pixels.is_contiguous(memory_format=torch.channels_last):
+            mean, std = self._mean_of(height, width), self.std
+            inside_rows, inside_columns = inside_rows[:, None, :, None], inside_columns[:, None, None, :]
+        else:  # a row of triples as one long row: short innermost loops would take five times as long
+            pixels = pixels.permute(0, 2, 3, 1).flatten(2)
+            mean = self._mean_of(height, width).permute(0, 2, 3, 1).expand(-1, -1, width, -1).flatten(2)
+            std = self.std.reshape(3).repeat(width)
+            inside_rows, inside_columns = inside_rows[:, :, None], inside_columns.repeat_interleave(3, 1)[:, None]
+        # Dividing by infinity makes the padding zero. Only the first operation makes a tensor: the rest is in place.
+        std = torch.where(inside_columns, std, torch.inf)
+        normalised = (pixels.to(mean.dtype) - mean).div_(std).mul_(inside_rows)
+        if normalised.dim() == 4:
+            return normalised
+        return normalised.unflatten(2, (width, 3)).permute(0, 3, 1, 2)
 
-    def _mean_of(self, pixels: Tensor) -> Tensor:
-        """What to subtract from pixels (N, 3, H, W)."""
+    def _mean_of(self, height: int, width: int) -> Tensor:
+        """What to subtract from pixels of that size: (1, 3, 1, 1) or (1, 3, H, W)."""
         if self.mean_image is None:
             return self.mean
-        if pixels.shape[1:] == self.mean_image.shape:
-            return self.mean_image
-        return self.mean_image.mean(dim=(1, 2), keepdim=True)
+        if self.mean_image.shape[1:] == (height, width):
+            return self.mean_image[None]
+        return self.mean_image.mean(dim=(1, 2), keepdim=True)[None]
 
     @staticmethod
-    def _inside(images: ImageBatch) -> Tensor:
-        """1 inside the images, 0 in the padding: (N, 1, H, W)."""
+    def _inside(images: ImageBatch) -> tuple[Tensor, Tensor]:
+        """Which rows (N, H) and columns (N, W) of the batch lie in the images, and not in the padding."""
         height, width = images.pixels.shape[-2:]
         rows = torch.arange(height, device=images.pixels.device) < images.sizes_hw[:, :1]
         columns = torch.arange(width, device=images.pixels.device) < images.sizes_hw[:, 1:]
-        return (rows[:, None, :, None] & columns[:, None, None, :]).to(torch.float32)
+        return rows, columns

@@ -39,6 +39,7 @@ __all__ = [
     "class_names_of",
     "data_root",
     "for_inference",
+    "describe_image_cache",
     "implied_config",
     "is_held_out",
     "load_initial_weights",

@@ -23,7 +23,6 @@ from detres.engine.run_directory import RunDirectory
 from detres.engine.schedule import build_schedule
 from detres.engine.trainer import Trainer
 from detres.layers.pixels import PixelNormalizer
-from detres.layers.roi_pool import RoIPooler
 from detres.structures import Batch, GroundTruth, ImageBatch
 from tests.detector.small import build
 from tests.waiting import Waits

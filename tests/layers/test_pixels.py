@@ -59,3 +59,20 @@ def test_images_of_another_size_get_the_mean_over_all_positions() -> None:
     normalize.set_mean_image(torch.arange(12.0).reshape(3, 2, 2))
     images = ImageBatch.from_images([torch.full((3, 1, 3), 20, dtype=torch.uint8)], size_divisibility=1)
     assert normalize(images)[0, :, 0, 1].tolist() == [10.5, 14.5, 18.5]  # blue first
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+@pytest.mark.parametrize("side", [None, 40])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_channels_innermost_and_bytes_change_nothing(order: str, side: int | None, dtype: torch.dtype) -> None:
+    images = [torch.randint(0, 256, (3, h, w), dtype=torch.uint8) for h, w in [(40, 33), (21, 40)]]
+    normalize = PixelNormalizer(channel_order=order, per_pixel_mean=side)
+    if side is not None:
+        normalize.set_mean_image(torch.rand(3, side, side) * 255)
+    plain = normalize(ImageBatch.from_images([image.float() for image in images], size_divisibility=1))
+    innermost = [image.to(dtype).permute(1, 2, 0).contiguous().permute(2, 0, 1) for image in images]
+    got = normalize(ImageBatch.from_images(innermost, size_divisibility=1))
+    assert got.is_contiguous(memory_format=torch.channels_last) and torch.equal(got, plain)
+    expected = images[1].float() if order == "rgb" else images[1].float().flip(0)
+    mean = normalize.mean[0] if normalize.mean_image is None else normalize.mean_image[:, :21, :40]
+    torch.testing.assert_close(got[1, :, :21, :40], (expected - mean) / normalize.std[0])

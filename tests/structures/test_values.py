@@ -46,6 +46,18 @@ def test_image_batch_needs_an_image() -> None:
         ImageBatch.from_images([])
 
 
+@pytest.mark.parametrize("innermost", [False, True])
+def test_a_batch_lies_in_memory_as_its_images_do(innermost: bool) -> None:
+    images = [torch.randint(1, 256, (3, h, w), dtype=torch.uint8) for h, w in [(5, 9), (8, 2), (1, 1)]]
+    if innermost:
+        images = [image.permute(1, 2, 0).contiguous().permute(2, 0, 1) for image in images]
+    pixels = ImageBatch.from_images(images, size_divisibility=8).pixels
+    assert pixels.shape == (3, 3, 8, 16) and pixels.is_contiguous(memory_format=torch.channels_last) == innermost
+    for slot, image in zip(pixels, images, strict=True):
+        assert torch.equal(slot[:, : image.shape[1], : image.shape[2]], image)
+        assert int(slot.count_nonzero()) == image.numel(), "zeros everywhere else"
+
+
 def test_detections_go_back_to_the_original_image() -> None:
     batch = ImageBatch.from_images([torch.zeros(3, 50, 100)], original_sizes_hw=[(100, 400)])
     found = Detections(torch.tensor([[10.0, 5.0, 20.0, 25.0]]), torch.tensor([0.5]), torch.tensor([0]))
