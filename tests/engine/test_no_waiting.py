@@ -4,10 +4,10 @@ What still waits, and is let through here by name:
 - NMS (detres.layers.nms._survivors): once a step for the whole batch (and once more for hard examples), because
   torchvision's kernel gives as many indices as boxes survive;
 - Mixing._check_sizes: the first batch only, on an accelerator;
-- RoIPooler.forward: on a pyramid, to cut each level's regions out of its map;
 - the losses giou, diou and ciou, which are torchvision's: they index by masks (not tested here);
 - LossMonitor.check: when a line of the log is due, all steps since the last in one copy.
-The first step makes the constants (detres.structures.constants), which copies them; it is not watched.
+Regions are pooled as on a GPU: RoIPooler has another way on CPUs. The first step makes the constants
+(detres.structures.constants), which copies them; it is not watched.
 """
 
 from contextlib import nullcontext
@@ -27,6 +27,7 @@ from detres.engine.run_directory import RunDirectory
 from detres.engine.schedule import build_schedule
 from detres.engine.trainer import Trainer
 from detres.layers.pixels import PixelNormalizer
+from detres.layers.roi_pool import RoIPooler
 from detres.structures import Batch, GroundTruth, ImageBatch
 from tests.detector.small import build
 from tests.waiting import Waits
@@ -60,7 +61,7 @@ def _run(model: torch.nn.Module, batch: Batch, folder: Any, monkeypatch: pytest.
     """What waits in the second step and the third, which is logged."""
     waits = Waits()
     monkeypatch.setattr(detres.layers.nms, "_survivors", waits.allowed(detres.layers.nms._survivors))
-    monkeypatch.setattr(RoIPooler, "forward", waits.allowed(RoIPooler.forward))
+    monkeypatch.setattr(RoIPooler, "forward", lambda self, maps, boxes: self.pool_by_operator(maps, *self.place(boxes)))
     monkeypatch.setattr(Mixing, "_check_sizes", waits.allowed(Mixing._check_sizes))
     monkeypatch.setattr(LossMonitor, "check", waits.allowed(LossMonitor.check))
     settings = TrainerSettings(steps=3, log_every=3, **options)
