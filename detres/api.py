@@ -65,11 +65,11 @@ class Predictor:
 
         settings: fold_norms, channels_last, precision and compile, as the method of this name of
         detres.detector.FasterRCNN takes them; what is left out is as in the checkpoint's eval.inference and
-        eval.precision, or as there by default.
+        eval.precision, or as there by default. A network of your own, which has no such method, stays as it is.
         """
         chosen = {"precision": self.precision, **self._inference, **settings}
-        optimize_networks(self.network, **chosen)
-        self.precision, self._autocasts = chosen["precision"], False
+        if optimize_networks(self.network, **chosen):
+            self.precision, self._autocasts = chosen["precision"], False
         return self
 
     def __repr__(self) -> str:

@@ -167,6 +167,12 @@ def test_devices() -> None:
         choose_device("cuda:99")
 
 
+def test_a_network_of_ones_own_stays_as_it_is(detector: Detector) -> None:
+    before = detector.predict(_image())
+    after = detector.optimize_for_inference(precision="bfloat16").predict(_image())
+    assert torch.equal(after.boxes_xyxy, before.boxes_xyxy) and detector.precision == "float32"
+
+
 def test_precision_is_checked() -> None:
     with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, float16"):
         Detector(BrightestPixel(), NAMES, Twice(), device="cpu", precision="int4")

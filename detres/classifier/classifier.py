@@ -76,8 +76,8 @@ class Classifier(OptimizableForInference):
 
     @torch.no_grad()
     def predict(self, images: ImageBatch) -> Tensor:
-        """Logits (N, K); call in eval mode."""
-        return self.logits(images)
+        """Logits (N, K) float32; call in eval mode."""
+        return self.logits(images).float()
 
     def logits(self, images: ImageBatch) -> Tensor:
         """Logits (N, K), with gradients."""

@@ -191,8 +191,11 @@ def _check_bytes(path: Path) -> None:
     """Compare every record with its checksum: torch writes these, but reads changed bytes without a word."""
     if not zipfile.is_zipfile(path):
         return  # torch says what it is
-    with zipfile.ZipFile(path) as archive:
-        record = archive.testzip()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            record = archive.testzip()
+    except Exception as error:  # a damaged header sends zipfile to decompressors, which raise errors of their own
+        raise zipfile.BadZipFile(f"its parts cannot be read: {error}") from error
     if record is not None:
         raise DamagedCheckpoint(
             f"{path} is damaged: the bytes of its record {record} have changed since they were written; use another "

@@ -132,7 +132,10 @@ class LossMonitor:
                 for part, (ids, files) in zip(parts, step.images, strict=True)
             ],
         }
-        path = self._report(f"bad_batch_step{step.number}.json", record)
+        try:
+            described = f"The batch is described in {self._report(f'bad_batch_step{step.number}.json', record)}"
+        except OSError as failed:  # a full disk must hide neither what happened nor the images
+            described = f"The batch is described nowhere else ({failed})"
         suspects = [i for i, bad in enumerate(bad_parts) if bad or bad_gradient_only]
         files = [file for i in suspects for file in step.images[i][1]]
         shown = ", ".join(files[:_FILES_NAMED]) + (" ..." if len(files) > _FILES_NAMED else "")
@@ -140,7 +143,7 @@ class LossMonitor:
         what = "the gradient" if bad_gradient_only else "the loss"
         return NonFiniteLoss(
             f"step {step.number}: {what} is not finite ({terms}; gradient norm {grad_norm:.4g}, lr {step.lr:.4g}) "
-            f"for the images {shown}. The batch is described in {path}. Lower the learning rate, lengthen the warm-up "
+            f"for the images {shown}. {described}. Lower the learning rate, lengthen the warm-up "
             f"or set clip_grad_norm; if it happens at once, look at the boxes of these images",
             step.start,
         )

@@ -78,7 +78,7 @@ def _ranks(ids: list[Any]) -> dict[Any, int]:
 
 
 def objects_of(ground_truth: Mapping[str, Any], frame: Frame) -> Objects:
-    """The annotations as columns; `iscrowd` is 0 and `area` width * height where missing.
+    """The annotations as columns; `iscrowd` is 0 and `area` width * height where missing or null.
 
     Raises ValueError naming the first annotation with a bad box, or with an image or a category that is not listed.
     """
@@ -88,14 +88,13 @@ def objects_of(ground_truth: Mapping[str, Any], frame: Frame) -> Objects:
     boxes = _boxes([entry["bbox"] for entry in entries])
     if boxes is None or None in images or None in classes:
         raise ValueError(_first_fault(entries, frame))
-    sizes = _areas(boxes).tolist()
-    areas = [entry.get("area", size) for entry, size in zip(entries, sizes, strict=True)]
-    crowd = [int(entry.get("iscrowd", 0)) for entry in entries]
+    areas = np.fromiter((entry.get("area") for entry in entries), np.float64, len(entries))  # None becomes NaN
+    crowd = [bool(entry.get("iscrowd", 0)) for entry in entries]
     return Objects(
         np.array(images, dtype=np.int64),
         np.array(classes, dtype=np.int64),
         boxes,
-        np.fromiter(areas, np.float64, len(areas)),
+        np.where(np.isnan(areas), _areas(boxes), areas),
         np.array(crowd, dtype=bool),
     )
 

@@ -40,7 +40,7 @@ class OptimizableForInference(nn.Module):
         channels_last  maps are kept with the channels innermost, as fast convolutions want them
         precision      float32, bfloat16 or float16: of the weights and maps. Pixels are normalised, boxes decoded,
                        scores and NMS computed in float32 all the same
-        compile        by torch.compile, for images of any size: the first batches take a minute or more, and a C++
+        compile        by torch.compile, for images of any size: the first batches take half a minute or more, and a C++
                        compiler is needed
 
         Call it on the device where the network is to run, with its weights loaded: the state dict is another one
@@ -90,11 +90,15 @@ class OptimizableForInference(nn.Module):
         return (child for child in self.children() if child is not self.pixels)
 
 
-def optimize_networks(whole: nn.Module, **options: Any) -> None:
-    """Call optimize_for_inference(**options) on every network in `whole`: itself, or what it is built around."""
-    for network in list(whole.modules()):
-        if isinstance(network, OptimizableForInference):
-            network.optimize_for_inference(**options)
+def optimize_networks(whole: nn.Module, **options: Any) -> int:
+    """Call optimize_for_inference(**options) on every network in `whole`, itself or what it is built around.
+
+    Returns how many there were: none in a network of somebody's.
+    """
+    networks = [module for module in whole.modules() if isinstance(module, OptimizableForInference)]
+    for network in networks:
+        network.optimize_for_inference(**options)
+    return len(networks)
 
 
 _fold = fold_norms  # whose name is that of a setting above

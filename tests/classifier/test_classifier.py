@@ -1,14 +1,18 @@
 """The classifier against torchvision's, and its pooling on padded batches."""
 
+import copy
+
 import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
 
+from detres.backbones.cifar_resnet import CifarResNet
 from detres.backbones.interface import FeatureSpec
 from detres.backbones.resnet import ResNet
 from detres.classifier import Classifier
 from detres.classifier.classifier import pool_inside
+from detres.jobs.benchmark.twins import randomise
 from detres.layers.pixels import PixelNormalizer
 from detres.structures import ImageBatch
 
@@ -76,3 +80,21 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(model.eval().predict(images), model.predict(images))
     model.train()
     assert not all(torch.equal(model.predict(images), model.predict(images)) for _ in range(5))
+
+
+def test_optimized_for_inference() -> None:
+    """The same logits without norms; in 16 bits nearly; and no training any more."""
+    model = Classifier(CifarResNet(8), 5, pixels=PixelNormalizer()).eval()
+    randomise(model)
+    images = ImageBatch.from_images([torch.randint(0, 256, (3, s, 32), dtype=torch.uint8) for s in (32, 20)])
+    plain = model.predict(images)
+    ours = copy.deepcopy(model).optimize_for_inference()
+    assert not [m for m in ours.modules() if isinstance(m, nn.BatchNorm2d)]
+    torch.testing.assert_close(ours.predict(images), plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
+    half = copy.deepcopy(model).optimize_for_inference(precision="bfloat16").predict(images)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, plain, rtol=0.05, atol=0.05 * float(plain.abs().max()))
+    with pytest.raises(RuntimeError, match="cannot be trained"):
+        ours.train()
+    with pytest.raises(RuntimeError, match="cannot be trained"):
+        ours(images, torch.tensor([0, 1]))

@@ -53,6 +53,16 @@ def test_the_first_bad_step_of_many_is_named(monitor, tmp_path):
     assert record["parts"][1] == {"losses": losses, "image_ids": ["3_1"], "files": ["3_1.jpg"]}
 
 
+def test_a_full_disk_hides_neither_the_step_nor_its_images():
+    def report(name, value):
+        raise OSError(28, f"cannot write {name}: No space left on device")
+
+    monitor = LossMonitor(report)
+    _add(monitor, 3, (1.0, float("nan")))
+    with pytest.raises(NonFiniteLoss, match=r"step 3: .* images 3_0\.jpg\. .*\(.*bad_batch_step3\.json: No space left"):
+        monitor.check()
+
+
 def test_gradients_are_the_scaler_s_business_if_there_is_one(monitor):
     monitor._check_gradients = False
     _add(monitor, 1, (1.0, 1.0), norm=float("inf"))

@@ -84,6 +84,24 @@ def test_a_recovered_run_is_one_without_the_batch_and_at_half_the_rate_from_the_
     assert trainer.reporter.messages[-1] == "given up in all: 1 batches whose loss was not finite"
 
 
+def test_a_recovery_that_a_full_disk_ends_has_told_of_the_loss(
+    make_trainer: Any, tiny_loader: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(loader=tiny_loader(poison=7), **RECOVER)
+    start, starts = trainer.run_directory.start_log, []
+
+    def until_full(*arguments: Any) -> None:
+        starts.append(arguments)
+        if len(starts) > 1:
+            raise OSError(28, "cannot write metrics.jsonl: No space left on device")
+        start(*arguments)
+
+    monkeypatch.setattr(trainer.run_directory, "start_log", until_full)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.run()
+    assert "step 4: the loss is not finite" in trainer.reporter.messages[-1]
+
+
 def test_a_bad_first_batch_goes_back_to_the_initial_weights(make_trainer: Any, tiny_loader: Any) -> None:
     trainer = make_trainer(loader=tiny_loader(poison=0), **RECOVER)
     assert trainer.run().samples == 14

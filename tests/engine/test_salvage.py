@@ -31,7 +31,14 @@ def test_no_checkpoint(tmp_path: Path) -> None:
     assert restore_last(tmp_path / "last.pt", []) is False and newest_whole([]) is None
 
 
-@pytest.mark.parametrize("harm", [_flip_a_bit, _cut, lambda path: path.write_bytes(b"")])
+def _flip_a_bit_of_the_directory(path: Path) -> None:
+    """Of a record's compression: the file says then that it is deflated."""
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 10] ^= 8
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("harm", [_flip_a_bit, _flip_a_bit_of_the_directory, _cut, lambda path: path.write_bytes(b"")])
 def test_damage_is_seen(tmp_path: Path, harm: object) -> None:
     path = _write(tmp_path / "last.pt", 1)
     harm(path)  # type: ignore[operator]

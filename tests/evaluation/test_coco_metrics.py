@@ -140,6 +140,9 @@ def test_area_and_iscrowd_are_filled_in():
     del truth["annotations"][0]["area"], truth["annotations"][0]["iscrowd"]
     result = evaluate_coco(truth, [_found(1, 1, [10, 10, 50, 50], 0.3)])
     assert result.metrics["APm"] == pytest.approx(1.0) and "area" not in truth["annotations"][0]
+    truth["annotations"][0] |= {"area": None, "iscrowd": None}  # as some tools write what they do not know
+    result = evaluate_coco(truth, [_found(1, 1, [10, 10, 50, 50], 0.3)])
+    assert result.metrics["APm"] == pytest.approx(1.0) and result.metrics["APs"] is None
 
 
 def test_other_limits_of_detections_name_the_recalls_and_count():

@@ -11,7 +11,9 @@ import torch
 from PIL import Image
 
 import detres as package
+from detres import wiring
 from detres.data.digits import CATEGORY_IDS
+from detres.jobs.evaluate import Evaluator
 from tests.jobs.conftest import Outcome, Workshop, run_detres
 
 Detres = Callable[..., Outcome]
@@ -120,6 +122,45 @@ def test_a_classifier(workshop: Workshop, detres: Detres, tmp_path: Path) -> Non
     assert outcome.code == 0 and "top1" in outcome.out, outcome.err
     assert _metrics(tmp_path) == _metrics(run / "eval")
     assert _metrics(tmp_path)["top1"] is not None
+
+
+@pytest.mark.parametrize("kind", ["tiny", "pretrain"])
+def test_fast_and_plain_computation_agree(workshop: Workshop, detres: Detres, tmp_path: Path, kind: str) -> None:
+    weights = workshop.runs / kind / "best.pt"
+    plain = "eval.inference={fold_norms: false, channels_last: false}"
+    for name, setting in (("fast", "eval.batch_size=3"), ("plain", plain), ("half", "eval.precision=bfloat16")):
+        outcome = detres("eval", "--weights", weights, setting, "--output", tmp_path / name)
+        assert outcome.code == 0, outcome.err
+    metric = "AP50" if kind == "tiny" else "top5"
+    fast, other, half = (_metrics(tmp_path / name)[metric] for name in ("fast", "plain", "half"))
+    assert fast == pytest.approx(other, abs=1e-3)
+    assert half == pytest.approx(other, abs=0.1)
+
+
+def test_an_evaluation_leaves_the_network_as_it_is(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DETRES_DATASETS", str(workshop.data))
+    weights = workshop.runs / "tiny" / "best.pt"
+    model, config, names = wiring.model_from_checkpoint(weights, overrides=["eval.precision=bfloat16"])
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.train()
+    Evaluator(config, wiring.build_eval_dataset(config, names), torch.device("cpu"))(model)
+    assert model.training and all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_loaded_detector_can_be_made_fast(workshop: Workshop) -> None:
+    weights, images = workshop.runs / "tiny" / "best.pt", workshop.data / "digits" / "test"
+    files = sorted(images.glob("*.jpg"))
+    plain = package.load(weights, device="cpu").predict(files, batch_size=2)
+    detector = package.load(weights, device="cpu", overrides=["eval.inference.channels_last=false"])
+    assert detector.optimize_for_inference() is detector
+    assert detector.network.is_optimized
+    assert detector.network.backbone.body.conv1.weight.is_contiguous()
+    for one, other in zip(detector.predict(files, batch_size=2), plain, strict=True):
+        assert len(one) == len(other)
+        torch.testing.assert_close(one.scores, other.scores, rtol=1e-3, atol=1e-4)
+    half = package.load(weights, device="cpu").optimize_for_inference(precision="bfloat16")
+    assert half.precision == "bfloat16" and half.network.backbone.body.conv1.weight.dtype == torch.bfloat16
+    assert len(half.predict(files[0]))
 
 
 def test_predict_and_the_python_interface_agree(workshop: Workshop, detres: Detres, tmp_path: Path) -> None:
