@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from detres.cli import main
-from detres.jobs.benchmark import DifferentWork, benchmark, ceiling, format_results, write_results
+from detres.jobs.benchmark import DifferentWork, benchmark, ceiling, format_results, timing, write_results
 from detres.jobs.benchmark.agreement import (
     agreement,
     check_inference,
@@ -40,6 +40,7 @@ def _one_thread() -> Iterator[None]:
 def _no_photos(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DETRES_DATASETS", raising=False)
     monkeypatch.setattr(ceiling, "_SIZES", {"cpu": (1, 8, 8, 32, 1)})
+    monkeypatch.setattr(timing, "_SHORTEST_TURN", 0.0)
 
 
 @pytest.fixture(scope="module")

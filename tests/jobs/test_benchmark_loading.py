@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detres.jobs.benchmark import DifferentWork, benchmark, format_results, loading, write_results
+from detres.jobs.benchmark import DifferentWork, benchmark, format_results, loading, timing, write_results
 from detres.jobs.benchmark.loading import Photos, annotate, check_same, our_config, our_stream
 from detres.jobs.benchmark.pictures import photo_folder
 
@@ -16,6 +16,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DETRES_DATASETS", raising=False)
     monkeypatch.setattr(loading, "SHORT", 96)
     monkeypatch.setattr(loading, "LONGEST", 120)
+    monkeypatch.setattr(timing, "_SHORTEST_TURN", 0.0)
 
 
 @pytest.fixture
