@@ -68,8 +68,10 @@ class RunDirectory:
 
         `evaluated_step` is the step of the last evaluation that counts, where it is not after_step.
         """
-        self.close()
-        self._log = MetricsLog(self.path, after_step, evaluated_step)
+        if self._log is None:
+            self._log = MetricsLog(self.path, after_step, evaluated_step)
+        else:
+            self._log.go_back(after_step, evaluated_step)
 
     def log(self, kind: str, step: int, values: Mapping[str, float | int | None]) -> None:
         """Write values ("train" or "val") of a step to metrics.jsonl and TensorBoard."""

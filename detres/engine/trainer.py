@@ -203,7 +203,7 @@ class Trainer:
         found = self.processes.from_main(lambda: after_bad_batch(error, self.progress, self.settings, checkpoints))
         self._go_back_to(found.state, found.path)
         self.progress.recovered = found.recovered
-        self.reporter.message(found.describe(self.settings))  # first: a full disk may end the run here
+        self.reporter.message(found.describe(self.settings))
         self.run_directory.start_log(self.progress.step, self.progress.evaluated_step)
         self._feed.open(self.progress.samples)
         self._save()
