@@ -42,7 +42,7 @@ class CheckpointError(ValueError):
 
 
 class DamagedCheckpoint(CheckpointError):
-    """A file whose bytes are not those that were written: cut off, or changed on the disk."""
+    """A file whose bytes are not those that were written: cut off, or changed on the disk; or a folder in its place."""
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
@@ -165,7 +165,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def _read(path: Path, map_location: str | torch.device) -> Any:
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder, expected a checkpoint file such as {path / 'last.pt'}")
+        raise DamagedCheckpoint(f"{path} is a folder, expected a checkpoint file such as {path / 'last.pt'}")
     if not path.exists():
         beside = sorted(other.name for other in path.parent.glob("*.pt")) if path.parent.is_dir() else []
         found = f"that folder has {', '.join(beside)}" if beside else f"there are no *.pt files in {path.parent}"

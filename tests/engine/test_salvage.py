@@ -74,6 +74,14 @@ def test_the_newest_whole_one_takes_the_place_of_a_damaged_one(tmp_path: Path) -
     assert sorted(tmp_path.glob("step_*.pt")) == numbered[:2]
 
 
+def test_a_folder_in_its_place(tmp_path: Path) -> None:
+    last, other = tmp_path / "last.pt", _write(tmp_path / "step_00000004.pt", 4)
+    (last / "inside").mkdir(parents=True)
+    with pytest.warns(UserWarning, match=r"last\.pt is a folder.*kept as last\.pt\.damaged.*step_00000004\.pt, step 4"):
+        assert restore_last(last, [other])
+    assert load_checkpoint(last)["progress"]["step"] == 4 and (tmp_path / "last.pt.damaged" / "inside").is_dir()
+
+
 def test_one_that_is_gone(tmp_path: Path) -> None:
     best = _write(tmp_path / "best.pt", 7)
     with pytest.warns(UserWarning, match=r"last\.pt is gone. Going on from best\.pt, step 7"):
