@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from detres.engine.checkpoint import CheckpointError, DamagedCheckpoint, load_checkpoint, save_checkpoint
+from detres.engine.run_directory import RunDirectory
 from detres.engine.salvage import newest_whole, restore_last
 
 
@@ -87,6 +88,19 @@ def test_one_that_is_gone(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"last\.pt is gone. Going on from best\.pt, step 7"):
         assert restore_last(tmp_path / "last.pt", [_write(tmp_path / "step_00000004.pt", 4), best])
     assert load_checkpoint(tmp_path / "last.pt")["progress"]["step"] == 7
+
+
+def test_best_weights_that_are_damaged_are_found_on_resuming(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.save(load_checkpoint(_write(tmp_path / "a.pt", 2)), is_best=True)
+    assert run.read_last("detector") is not None, "best.pt is last.pt"
+    run.save(load_checkpoint(_write(tmp_path / "a.pt", 3)))
+    assert run.read_last("detector") is not None and run.best.exists()
+    _flip_a_bit(run.best)
+    with pytest.warns(UserWarning, match=r"best\.pt is damaged.*kept as best\.pt\.damaged"):
+        found = run.read_last("detector")
+    assert found is not None and found["progress"]["step"] == 3
+    assert not run.best.exists() and (tmp_path / "best.pt.damaged").exists()
 
 
 def test_nothing_is_touched_when_none_is_whole(tmp_path: Path) -> None:
