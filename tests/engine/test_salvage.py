@@ -1,7 +1,10 @@
 """The newest whole checkpoint is found; what is damaged is kept aside and named."""
 
+import errno
+import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -110,6 +113,47 @@ def test_nothing_is_touched_when_none_is_whole(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole: .*last\.pt.*step_00000001\.pt"):
         restore_last(last, [other])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "step_00000001.pt"]
+
+
+def _read_from_a_bad_disk(number: int) -> Any:
+    def read(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return read
+
+
+def _out_of_memory(kind: type[Exception], text: str) -> Any:
+    def load(*_: Any, **__: Any) -> Any:
+        raise kind(text)
+
+    return load
+
+
+_TORCHS = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
+
+
+@pytest.mark.parametrize(
+    ("place", "failing", "kind", "told"),
+    [
+        ("zipfile.ZipExtFile.read", _read_from_a_bad_disk(errno.EIO), OSError, "Input/output error"),
+        ("zipfile.ZipFile.__init__", _read_from_a_bad_disk(errno.EACCES), PermissionError, "Permission denied"),
+        ("torch.load", _read_from_a_bad_disk(errno.ESTALE), OSError, "cannot read the checkpoint"),
+        ("zipfile.ZipFile.testzip", _out_of_memory(MemoryError, ""), MemoryError, "not enough memory to read"),
+        ("torch.load", _out_of_memory(MemoryError, ""), MemoryError, "not enough memory to read"),
+        ("torch.load", _out_of_memory(RuntimeError, _TORCHS), MemoryError, "not enough memory to read"),
+    ],
+)
+def test_a_file_that_the_machine_cannot_read_is_not_taken_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, failing: Any, kind: type[Exception], told: str
+) -> None:
+    last, other = _write(tmp_path / "last.pt", 5), _write(tmp_path / "step_00000004.pt", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(place, failing)
+        with pytest.raises(kind, match=rf"(?s){told}.*last\.pt|last\.pt.*{told}") as caught:
+            restore_last(last, [other])
+    assert not isinstance(caught.value, CheckpointError)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "step_00000004.pt"]
+    assert load_checkpoint(last)["progress"]["step"] == 5
 
 
 def test_a_file_of_another_kind_is_not_taken_for_damage(tmp_path: Path) -> None:
