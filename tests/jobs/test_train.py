@@ -161,7 +161,12 @@ def _other_classes(workshop: Workshop, path: Path) -> list[str]:
 
 @pytest.mark.parametrize(("content", "told"), [(b"PK", "truncated"), (None, "has no best.pt, of step ")])
 def test_best_weights_that_are_lost_do_not_end_a_run_without_its_evaluation(
-    workshop: Workshop, detres: Detres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, told: str
+    workshop: Workshop,
+    detres: Detres,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes | None,
+    told: str,
 ) -> None:
     run, real = tmp_path / "run", Trainer.run
 
