@@ -20,7 +20,7 @@ class InferenceSettings(Settings):
 
     fold_norms: bool = True  # batch norms become part of the convolutions before them
     channels_last: bool = True
-    compile: bool = False  # by torch.compile: a minute or more each time, gained back over a thousand images or so
+    compile: bool = False  # by torch.compile: half a minute or more at each evaluation
 
 
 class BoxRefinementSettings(Settings):

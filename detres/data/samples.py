@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from detres.data.annotations import DetectionDataset
 from detres.data.image_cache import ImageCache
@@ -255,6 +256,7 @@ def _make_batch(samples: Sequence[Sample], targets: GroundTruth | Tensor, size_d
         [sample.original_size_hw for sample in samples],
         size_divisibility,
         [sample.sampling_seed for sample in samples],
+        shared=get_worker_info() is not None,  # then it is on its way to another process
     )
     return Batch(
         images,

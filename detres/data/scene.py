@@ -20,13 +20,15 @@ from detres.data.decoding import reduction_of
 class Scene(NamedTuple):
     """An image, its boxes, and for each box the row of the original annotation that it came from.
 
-    `whole_hw`: height and width of the whole image, where `image` is 1/2, 1/4 or 1/8 of it (detres.data.decoding).
+    whole_hw  height and width of the whole image, where `image` is 1/2, 1/4 or 1/8 of it (detres.data.decoding)
+    is_new    whether a step made `image`, so that the next may write to it
     """
 
     image: np.ndarray
     boxes_xyxy: np.ndarray
     rows: np.ndarray
     whole_hw: tuple[int, int] | None = None
+    is_new: bool = False
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -90,7 +92,15 @@ def resize_scene(scene: Scene, size_hw: tuple[int, int]) -> Scene:
         image = resize_image(scene.image, size_hw)
     else:
         image = _resize_reduced(scene.image, scene.whole_hw, size_hw)
-    return Scene(image, boxes, scene.rows)
+    return Scene(image, boxes, scene.rows, is_new=scene.is_new or image is not scene.image)
+
+
+def flip_image(image: np.ndarray, in_place: bool) -> np.ndarray:
+    """An image (H, W, 3) uint8 mirrored, in its own memory if it may be."""
+    import cv2
+
+    image = np.ascontiguousarray(image)
+    return cv2.flip(image, 1, dst=image if in_place else None)
 
 
 def crop_scene(scene: Scene, top: int, left: int, height: int, width: int) -> Scene:

@@ -14,13 +14,13 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 
 from detres.data.classification_steps import STEPS as CLASSIFICATION_STEPS
 from detres.data.scene import (
     Scene,
     clip_and_filter,
     crop_scene,
+    flip_image,
     random_window,
     resize_scene,
     resize_window,
@@ -143,8 +143,7 @@ class HorizontalFlip:
             return scene
         boxes = scene.boxes_xyxy.copy()
         boxes[:, [0, 2]] = scene.image.shape[1] - scene.boxes_xyxy[:, [2, 0]]
-        mirrored = torch.from_numpy(np.ascontiguousarray(scene.image)).flip(1)  # ten times as fast as copying [:, ::-1]
-        return scene._replace(image=mirrored.numpy(), boxes_xyxy=boxes)
+        return scene._replace(image=flip_image(scene.image, scene.is_new), boxes_xyxy=boxes, is_new=True)
 
 
 @dataclass(frozen=True)

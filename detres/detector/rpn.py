@@ -63,7 +63,7 @@ class RPNHead(nn.Module):
         radius = len(self.conv)
         hidden, inside = cut_patches(features, cells.flatten(0, 1), cells.shape[1], radius)
         for layer in self.conv:
-            conv = cast(nn.Conv2d, layer[0])
+            conv = cast(nn.Conv2d, cast(nn.Sequential, layer)[0])
             hidden = F.relu_(F.conv2d(hidden, conv.weight, conv.bias))
             inside = inside[:, :, 1:-1, 1:-1]
             hidden = hidden * inside if inside.shape[-1] > 1 else hidden  # beyond the map the next one reads zeros

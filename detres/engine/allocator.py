@@ -7,7 +7,7 @@ import ctypes
 import gc
 import os
 import platform
-from typing import Literal
+from typing import Literal, cast
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
 _TUNED = 1 << 30  # bytes; what is larger still has pages of its own, and goes back at once
@@ -50,6 +50,6 @@ def use_allocator(name: AllocatorName) -> bool:
 def allocator_from_environment() -> AllocatorName:
     """What DETRES_ALLOCATOR asks for; "tuned" where it is not set. Raises ValueError for another value."""
     name = os.environ.get("DETRES_ALLOCATOR", "tuned")
-    if name == "default" or name == "tuned":
-        return name
-    raise ValueError(f"DETRES_ALLOCATOR: got {name!r}, expected default or tuned")
+    if name not in ("default", "tuned"):
+        raise ValueError(f"DETRES_ALLOCATOR: got {name!r}, expected default or tuned")
+    return cast(AllocatorName, name)

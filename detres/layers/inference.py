@@ -40,7 +40,7 @@ class OptimizableForInference(nn.Module):
         channels_last  maps are kept with the channels innermost, as fast convolutions want them
         precision      float32, bfloat16 or float16: of the weights and maps. Pixels are normalised, boxes decoded,
                        scores and NMS computed in float32 all the same
-        compile        by torch.compile, for images of any size: the first batches take a minute or more, and a C++
+        compile        by torch.compile, for images of any size: the first batches take half a minute or more, and a C++
                        compiler is needed
 
         Call it on the device where the network is to run, with its weights loaded: the state dict is another one

@@ -23,7 +23,12 @@ def cut_patches(features: Sequence[Tensor], cells: Tensor, per_image: int, radiu
     inside = ((y >= 0) & (y < height[:, None]))[:, :, None] & ((x >= 0) & (x < width[:, None]))[:, None, :]
     y, x = torch.minimum(y.clamp(min=0), height[:, None] - 1), torch.minimum(x.clamp(min=0), width[:, None] - 1)
     image = torch.arange(len(cells), device=cells.device) // per_image
-    index = image[:, None, None] * rows.shape[1] + first[:, None, None] + y[:, :, None] * width[:, None, None] + x[:, None, :]
+    index = (
+        image[:, None, None] * rows.shape[1]
+        + first[:, None, None]
+        + y[:, :, None] * width[:, None, None]
+        + x[:, None, :]
+    )
     patches = rows.flatten(0, 1).index_select(0, index.flatten()).unflatten(0, index.shape)
     kept = inside[..., None].to(patches.dtype)
     return (patches * kept).permute(0, 3, 1, 2), kept.permute(0, 3, 1, 2)
@@ -36,7 +41,8 @@ def _places(features: Sequence[Tensor], cells: Tensor) -> tuple[Tensor, Tensor, 
     for feature in features:
         here = cells >= start  # levels rise: the last one that holds is the cell's own
         first, height, width = (
-            old.masked_fill(here, new) for old, new in ((first, start), (height, feature.shape[-2]), (width, feature.shape[-1]))
+            old.masked_fill(here, new)
+            for old, new in ((first, start), (height, feature.shape[-2]), (width, feature.shape[-1]))
         )
         start += feature.shape[-2] * feature.shape[-1]
     return first, height, width

@@ -71,7 +71,7 @@ class RoIPooler(nn.Module):
                 sampling_ratio=self.sampling_ratio,
                 aligned=self.aligned,
             )
-        return self._pool_by_operator(features, rois, levels)
+        return self.pool_by_operator(features, rois, levels)
 
     def place(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (N, R, 4) with the numbers of their images, (N * R, 5), and their levels (N * R,), counted from 0."""
@@ -81,7 +81,7 @@ class RoIPooler(nn.Module):
         size, level = self.canonical_size, self.canonical_level
         return rois, assign_levels(rois[:, 1:], self.min_level, self.max_level, size, level) - self.min_level
 
-    def _pool_by_operator(self, features: Sequence[Tensor], rois: Tensor, levels: Tensor) -> Tensor:
+    def pool_by_operator(self, features: Sequence[Tensor], rois: Tensor, levels: Tensor) -> Tensor:
         """By torchvision's operators, every region at every level: where it does not belong it lies outside of the map.
 
         There the operators do nothing and give zeros, so that the sum over the levels is what each region's own gave.

@@ -3,6 +3,7 @@
 Shapes: N images, H and W the padded height and width.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -35,10 +36,12 @@ class ImageBatch:
         original_sizes_hw: Sequence[tuple[int, int]] | None = None,
         size_divisibility: int = 32,
         sampling_seeds: Sequence[int] | None = None,
+        shared: bool = False,
     ) -> "ImageBatch":
         """Pad images (3, h, w) of one dtype to the largest height and width, rounded up to `size_divisibility`.
 
-        `size_divisibility` 0 or 1 adds nothing beyond the largest image. Raises ValueError without images.
+        `size_divisibility` 0 or 1 adds nothing beyond the largest image. `shared`: into memory that another process
+        can take over without a copy (images on the CPU). Raises ValueError without images.
         """
         if not images:
             raise ValueError("an ImageBatch needs at least one image, got an empty list")
@@ -46,7 +49,7 @@ class ImageBatch:
         step = max(size_divisibility, 1)
         height, width = (-(-int(side) // step) * step for side in sizes.amax(dim=0))
         return cls(
-            _padded(images, height, width),
+            _padded(images, height, width, shared),
             sizes,
             sizes if original_sizes_hw is None else torch.tensor(original_sizes_hw).reshape(-1, 2),
             torch.tensor(sampling_seeds if sampling_seeds is not None else range(len(images)), dtype=torch.int64),
@@ -75,18 +78,26 @@ class ImageBatch:
         return mapped
 
 
-def _padded(images: Sequence[Tensor], height: int, width: int) -> Tensor:
+def _padded(images: Sequence[Tensor], height: int, width: int, shared: bool) -> Tensor:
     """The images (3, h, w) in one tensor (N, 3, height, width) of the layout of the first; every byte written once."""
     if images[0].stride(0) == 1:  # decoded and resized images: pixel after pixel, row after row
-        pixels = images[0].new_empty(len(images), height, width, 3).permute(0, 3, 1, 2)
+        pixels = _empty(images[0], (len(images), height, width, 3), shared).permute(0, 3, 1, 2)
     else:
-        pixels = images[0].new_empty(len(images), 3, height, width)
+        pixels = _empty(images[0], (len(images), 3, height, width), shared)
     for slot, image in zip(pixels, images, strict=True):
         h, w = image.shape[-2:]
         slot[:, :h, :w] = image
         slot[:, h:] = 0
         slot[:, :h, w:] = 0
     return pixels
+
+
+def _empty(like: Tensor, shape: tuple[int, ...], shared: bool) -> Tensor:
+    """A tensor of that shape and of the dtype and device of `like`, not filled."""
+    if not shared:
+        return like.new_empty(shape)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * like.element_size(), device="cpu")
+    return like.new_empty(0).set_(storage, 0, shape)  # type: ignore[call-overload]
 
 
 _FIELDS = ("pixels", "sizes_hw", "original_sizes_hw", "sampling_seeds")

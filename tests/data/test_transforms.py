@@ -105,6 +105,17 @@ def test_flip_is_its_own_inverse() -> None:
     assert (_run([FLIP], view, []).image == view[:, ::-1]).all()
 
 
+def test_a_given_image_is_never_written_to() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    before, same_size = image.copy(), {"type": "resize", "height": 9, "width": 12}
+    for steps in ([FLIP], [same_size, FLIP], [{"type": "center_crop", "size": 99}, FLIP], [same_size, FLIP, FLIP]):
+        made = _run(steps, image, [])
+        assert (image == before).all() and (made.image == (before if len(steps) == 3 else before[:, ::-1])).all()
+    enlarged = _run([{"type": "resize", "height": 20, "width": 31}], image, []).image
+    mirrored = _run([{"type": "resize", "height": 20, "width": 31}, FLIP], image, []).image
+    assert (mirrored == enlarged[:, ::-1]).all() and (image == before).all()
+
+
 def test_clipped_and_dropped() -> None:
     boxes = [[-5, -5, 20, 20], [130, 90, 150, 110], [150, 10, 160, 20], [10, 10, 10.5, 40], [5, 5, 5, 5]]
     made = _run([], _painted([]), boxes)

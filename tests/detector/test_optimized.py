@@ -208,8 +208,8 @@ def test_a_localizer() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_with_images_of_many_sizes(capfd: pytest.CaptureFixture[str]) -> None:
-    """Two networks in one process, each its own; four sizes and batch sizes, at most two graphs of each part."""
+def test_compiled_with_images_of_many_sizes() -> None:
+    """Two networks in one process, each with its own weights; several sizes, and batches of one to three images."""
     torch._dynamo.reset()
     for seed in (7, 8):
         model = tame(small("fpn", ()), seed)

@@ -185,12 +185,21 @@ def test_shares_are_of_the_higher_rate_of_ones_own_format() -> None:
     assert shares["ceiling_share_of_parts"] == {"torchvision": {"forward": 0.4}, "detres": {"forward": 0.4}}
 
 
-def test_ceilings_are_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_again_keeps_the_higher_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([{"convolution": 9.0, "matrix product": 4.0}, {"convolution": 8.0, "matrix product": 5.0}])
+    monkeypatch.setattr("detres.jobs.benchmark.ceiling._measure", lambda _device, _dtype: next(found))
+    ceilings = Ceilings(CPU, _silent)
+    ceilings.measure("bfloat16")
+    ceilings.measure("bfloat16")
+    assert ceilings.rates == {"bfloat16": {"convolution": 9.0, "matrix product": 5.0}}
+
+
+def test_rates_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("detres.jobs.benchmark.ceiling._SIZES", {"cpu": (1, 8, 8, 32, 1)})
     said: list[str] = []
     ceilings = Ceilings(CPU, said.append)
-    assert ceilings.of("bfloat16") is ceilings.of("bfloat16")
-    assert list(ceilings.rates) == ["bfloat16"] and len(said) == 1
+    ceilings.measure("float32")
+    assert min(ceilings.rates["float32"].values()) > 0 and "GFLOP/s" in said[0]
 
 
 def test_waits_for_a_gpu_are_counted_by_place() -> None:

@@ -362,3 +362,18 @@ def test_an_argument_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> No
 def test_an_evaluation_without_the_split(workshop: Workshop, detres: Detres) -> None:
     best = workshop.runs / "tiny" / "best.pt"
     _refused(detres("eval", "--config", workshop.config, "--weights", best, "--split", "test"), "data.test: the config")
+
+
+def test_every_command_begins_with_the_allocator(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("detres.engine.allocator.use_allocator", asked.append)
+    monkeypatch.delenv("DETRES_ALLOCATOR", raising=False)
+    assert cli.main(["config", "show", "--config", "demo.yaml"]) == 0
+    monkeypatch.setenv("DETRES_ALLOCATOR", "default")
+    assert cli.main(["config", "show", "--config", "demo.yaml"]) == 0
+    assert asked == ["tuned", "default"]
+    monkeypatch.setenv("DETRES_ALLOCATOR", "fast")
+    assert cli.main(["config", "show", "--config", "demo.yaml"]) == 1
+    assert "DETRES_ALLOCATOR: got 'fast', expected default or tuned" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detres.layers.nms import _nms_by_offsets, batched_nms, soft_nms
+from detres.layers.nms import _nms_by_offsets, batched_nms, soft_nms, survivors
 from detres.structures.boxes import pairwise_iou
 
 
@@ -79,3 +79,20 @@ def test_soft_nms_drops_what_decays_below_the_minimum() -> None:
 def test_unknown_method() -> None:
     with pytest.raises(ValueError, match="soft_linear"):
         soft_nms(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), method="hard")
+
+
+def test_survivors_of_a_batch_are_those_of_each_image() -> None:
+    """Images and groups never meet; what is not usable goes and suppresses nothing, even where it is not finite."""
+    generator = torch.Generator().manual_seed(3)
+    corners = torch.rand(3, 60, 2, generator=generator) * 40
+    boxes = torch.cat([corners, corners + 5 + torch.rand(3, 60, 2, generator=generator) * 30], dim=2)
+    scores, groups = torch.rand(3, 60, generator=generator), torch.randint(0, 3, (3, 60), generator=generator)
+    usable = torch.rand(3, 60, generator=generator) > 0.2
+    boxes[~usable & (groups == 0)] = float("nan")
+    kept = survivors(boxes, scores, groups, usable, 0.5)
+    for i in range(3):
+        here = usable[i].nonzero().squeeze(1)
+        expected = here[batched_nms(boxes[i, here], scores[i, here], groups[i, here], 0.5)]
+        assert set(kept[i].nonzero().squeeze(1).tolist()) == set(expected.tolist())
+    none = torch.zeros(2, 0)
+    assert survivors(torch.zeros(2, 0, 4), none, none.long(), none.bool(), 0.5).shape == (2, 0)

@@ -93,7 +93,7 @@ def test_levels_are_those_of_the_operator() -> None:
     for ratio in (0, 2):
         ours, theirs = ([each.clone().requires_grad_() for each in pyramid] for _ in range(2))
         pooler = RoIPooler([4, 8, 16, 32], sampling_ratio=ratio)
-        got, expected = pooler(ours, boxes), pooler._pool_by_operator(theirs, *pooler.place(boxes))
+        got, expected = pooler(ours, boxes), pooler.pool_by_operator(theirs, *pooler.place(boxes))
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
         (got.square().sum() + expected.square().sum()).backward()
         for mine, other in zip(ours, theirs, strict=True):

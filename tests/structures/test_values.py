@@ -52,6 +52,8 @@ def test_a_batch_lies_in_memory_as_its_images_do(innermost: bool) -> None:
     if innermost:
         images = [image.permute(1, 2, 0).contiguous().permute(2, 0, 1) for image in images]
     pixels = ImageBatch.from_images(images, size_divisibility=8).pixels
+    shared = ImageBatch.from_images(images, size_divisibility=8, shared=True).pixels
+    assert shared.is_shared() and torch.equal(shared, pixels) and shared.stride() == pixels.stride()
     assert pixels.shape == (3, 3, 8, 16) and pixels.is_contiguous(memory_format=torch.channels_last) == innermost
     for slot, image in zip(pixels, images, strict=True):
         assert torch.equal(slot[:, : image.shape[1], : image.shape[2]], image)

@@ -16,6 +16,7 @@ from detres.structures import Detections
 from detres.structures.boxes import pairwise_iou
 
 _EVERYTHING = 1 << 18  # a sample size that takes every anchor and region
+_FEW = 256  # regions of an image to do so with
 _LOSS_NAMES = {
     "loss_objectness": "loss_rpn_objectness",
     "loss_rpn_box_reg": "loss_rpn_box",
@@ -87,6 +88,8 @@ def same_maps(plain: FasterRCNN, timed: FasterRCNN, inputs: Inputs, precision: s
 
 def check_losses(twins: Twins, inputs: Inputs) -> dict[str, Any]:
     """The four losses to 1e-4 and their gradient to 1e-2 when every anchor and proposal is sampled; and the proposals.
+
+    That is a lot more work than a step, so images should be small; at most 256 proposals of each go on.
 
     Raises DifferentWork naming what differs.
     """
@@ -205,17 +208,21 @@ def _outputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Any]]:
 @contextmanager
 def _everything_sampled(twins: Twins) -> Iterator[None]:
     """Both sides learn from every anchor and region inside the block, so that no random choice tells them apart."""
-    places = [
-        (twins.theirs.rpn.fg_bg_sampler, "batch_size_per_image"),
-        (twins.theirs.roi_heads.fg_bg_sampler, "batch_size_per_image"),
-        (twins.ours.rpn, "batch_size"),
-        (twins.ours.roi_heads, "batch_size"),
+    few = min(_FEW, twins.ours.rpn.post_nms_top_n[0])
+    at_test = twins.ours.rpn.post_nms_top_n[1]
+    places: list[tuple[Any, str, Any]] = [
+        (twins.theirs.rpn.fg_bg_sampler, "batch_size_per_image", _EVERYTHING),
+        (twins.theirs.roi_heads.fg_bg_sampler, "batch_size_per_image", _EVERYTHING),
+        (twins.theirs.rpn, "_post_nms_top_n", {"training": few, "testing": at_test}),
+        (twins.ours.rpn, "batch_size", _EVERYTHING),
+        (twins.ours.roi_heads, "batch_size", _EVERYTHING),
+        (twins.ours.rpn, "post_nms_top_n", (few, at_test)),
     ]
-    before = [getattr(owner, name) for owner, name in places]
-    for owner, name in places:
-        setattr(owner, name, _EVERYTHING)
+    before = [getattr(owner, name) for owner, name, _ in places]
+    for owner, name, value in places:
+        setattr(owner, name, value)
     try:
         yield
     finally:
-        for (owner, name), value in zip(places, before, strict=True):
+        for (owner, name, _), value in zip(places, before, strict=True):
             setattr(owner, name, value)

@@ -22,23 +22,26 @@ _CHANNELS = 256
 
 
 class Ceilings:
-    """The rates of a device, measured when they are first asked for."""
+    """The rates of a device in each number format that was measured; measuring again keeps what is higher.
+
+    Something else may have used the machine just then, and a ceiling is what it can do.
+    """
 
     def __init__(self, device: torch.device, progress: Callable[[str], None] = print) -> None:
         self._device, self._progress = device, progress
         self.rates: dict[str, dict[str, float]] = {}
 
-    def of(self, precision: str) -> dict[str, float]:
-        """The rates in a number format: {"convolution": ..., "matrix product": ...}."""
-        if precision not in self.rates:
-            self.rates[precision] = _measure(self._device, getattr(torch, precision))
-            shown = ", ".join(f"{what} {rate / 1e9:.0f} GFLOP/s" for what, rate in self.rates[precision].items())
-            self._progress(f"ceiling of this machine in {precision}: {shown}")
-        return self.rates[precision]
+    def measure(self, precision: str) -> None:
+        """Measure "convolution" and "matrix product" in a number format, once more if it was done before."""
+        found = _measure(self._device, getattr(torch, precision))
+        known = self.rates.get(precision, found)
+        self.rates[precision] = {what: max(rate, known[what]) for what, rate in found.items()}
+        shown = ", ".join(f"{what} {rate / 1e9:.0f} GFLOP/s" for what, rate in self.rates[precision].items())
+        self._progress(f"ceiling of this machine in {precision}: {shown}")
 
     def share(self, operations: float, seconds: float, precision: str) -> float:
-        """How much of the higher rate `operations` done in `seconds` are."""
-        return operations / seconds / max(self.of(precision).values())
+        """How much of the higher of both rates `operations` done in `seconds` are."""
+        return operations / seconds / max(self.rates[precision].values())
 
 
 def measure_rate(step: Callable[[], Any], operations: float, read: Callable[[], float], repeats: int) -> float:

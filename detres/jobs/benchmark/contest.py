@@ -1,6 +1,6 @@
 """A contest: two sides that were seen to do the same work, and what comes of timing them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,8 @@ class Contest:
         }
         theirs, ours = (total(parts) for parts in operations.values())
         same = self.about["same"] | {"operations": same_operations(theirs, ours, self.may_save)}
+        precisions = sorted({side.settings["precision"] for side in self.sides.values()})
+        _measure(precisions, ceilings)
         figures = {
             **self.about,
             "same": same,
@@ -43,7 +45,13 @@ class Contest:
             **compare(self.sides, conditions.repeats, conditions.device, conditions.progress),
             "parts": measure_parts(self.sides, min(conditions.repeats, _MOST_PART_PASSES), conditions.device),
         }
+        _measure(precisions, ceilings)
         return figures | ceiling_shares(self.sides, figures, operations, ceilings)
+
+
+def _measure(precisions: Sequence[str], ceilings: Ceilings) -> None:
+    for precision in precisions:
+        ceilings.measure(precision)
 
 
 def _counted(side: Side) -> dict[str, float]:

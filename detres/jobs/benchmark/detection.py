@@ -31,6 +31,7 @@ from detres.jobs.benchmark.twins import Inputs, Twins, make_inputs, make_twins
 from detres.structures import Batch
 
 Step = Callable[[Lap], None]
+_CHECKED_BATCH, _CHECKED_SIDE = 2, 256  # at most, where losses and gradient of everything are compared
 _EAGER = {"mode": "eager", "memory format": "planes"}
 
 
@@ -45,14 +46,20 @@ def compare_detectors(
     """Both sides of "infer", "infer_v2" or "train", checked to compute the same. Raises DifferentWork."""
     twins = make_twins(conditions.device, num_proposals, version=2 if work == "infer_v2" else 1)
     inputs = make_inputs(size_hw, batch_size, image, conditions.device)
-    twins.expect(size_hw)
     conditions.progress(
         f"{work}, {batch_size} x {size_hw[0]} x {size_hw[1]}, {inputs.source}: do both sides compute the same?"
     )
     check_settings(twins)
+    about: dict[str, Any] = {"size_hw": list(size_hw), "batch_size": batch_size, "input": inputs.source}
+    losses: dict[str, Any] = {}
+    if work == "train":
+        about["checked"] = small = [min(_CHECKED_BATCH, batch_size), *(min(_CHECKED_SIDE, side) for side in size_hw)]
+        twins.expect(small[1:])
+        losses = check_losses(twins, make_inputs(small[1:], small[0], image, conditions.device))
+    twins.expect(size_hw)
     make = _training if work == "train" else _inference
     same, theirs, ours, plain = make(twins, inputs, conditions)
-    about = {"size_hw": list(size_hw), "batch_size": batch_size, "input": inputs.source, "same": same}
+    about["same"] = losses | same
     return Contest({conditions.opponent: theirs, OURS: ours}, about, plain, may_save=work == "train")
 
 
@@ -99,9 +106,8 @@ def _training(twins: Twins, inputs: Inputs, conditions: Conditions) -> tuple[dic
         count = len(inputs.pictures)
         return Batch(inputs.batch(), inputs.our_targets, list(range(count)), [inputs.source] * count)
 
-    same = check_losses(twins, inputs)
     unchanged, timed = plain_step(twins.ours, conditions), timed_step(twins.ours, conditions)
-    same |= check_steps(unchanged, timed, batch())
+    same = check_steps(unchanged, timed, batch())
     their_step = their_training(twins.theirs, lambda: twins.theirs(inputs.theirs, inputs.their_targets), conditions)
     theirs = _with_forward(_their_side(twins, their_step, conditions), twins.theirs)
     plain, ours = (

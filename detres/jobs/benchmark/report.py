@@ -34,7 +34,8 @@ def _format_work(work: str, figures: Mapping[str, Any]) -> Iterator[str]:
     for side, settings in figures.get("sides", {}).items():
         yield f"  {side:<12} {', '.join(f'{name} {value}' for name, value in settings.items())}"
     if figures["same"]:
-        yield f"  same on both sides: {_agreement(figures['same'])}"
+        where = f" (losses, gradient at {' x '.join(map(str, figures['checked']))})" if "checked" in figures else ""
+        yield f"  same on both sides{where}: {_agreement(figures['same'])}"
     for side, seconds in figures["seconds"].items():
         yield f"  {side:<12} {_spread(seconds)} s{_share(figures, side)}"
     if work not in ("infer", "infer_v2", "train"):
