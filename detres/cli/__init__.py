@@ -63,7 +63,7 @@ def _guarded(command: Command, arguments: argparse.Namespace) -> int:
     except BrokenPipeError:  # whoever read our output has seen enough (`detres zoo | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, ArithmeticError, RuntimeError, ImportError) as error:
+    except (ValueError, OSError, MemoryError, ArithmeticError, RuntimeError, ImportError) as error:
         if os.environ.get("DETRES_DEBUG"):
             raise
         if rank == 0 or not getattr(error, "is_everywhere", False):

@@ -32,8 +32,9 @@ def _run_training(arguments: argparse.Namespace, kind: str) -> int:
     result = train(loaded, resume=arguments.resume)
     summary = result.summary
     say(f"\n{result.evaluation.metrics.table()}\n")
-    say(f"trained {summary.steps} steps in {summary.seconds:.0f} s; the table is of the best weights")
-    print_paths([summary.best_checkpoint or summary.last_checkpoint, *result.written])
+    which = "best" if result.weights == summary.best_checkpoint else "last"
+    say(f"trained {summary.steps} steps in {summary.seconds:.0f} s; the table is of the {which} weights")
+    print_paths([result.weights, *result.written])
     return 0
 
 

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from detres.files.atomic_file import atomic_file, atomic_path
-from detres.files.restricted import UnsafeFileError, read_torch
+from detres.files.restricted import UnsafeFileError, is_of_the_machine, is_out_of_memory, read_torch
 
 FORMAT = "detres"
 VERSION = 1
@@ -42,7 +42,7 @@ class CheckpointError(ValueError):
 
 
 class DamagedCheckpoint(CheckpointError):
-    """A file whose bytes are not those that were written: cut off, or changed on the disk."""
+    """A file whose bytes are not those that were written: cut off, or changed on the disk; or a folder in its place."""
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
@@ -69,7 +69,8 @@ def load_checkpoint(
     """Read a checkpoint written by `save_checkpoint`; `kind`, when given, is the kind that is expected.
 
     Raises FileNotFoundError when there is no such file, DamagedCheckpoint when its bytes have changed, another
-    CheckpointError when it is not of detres, of a newer version or of another kind.
+    CheckpointError when it is not of detres, of a newer version or of another kind; MemoryError or another OSError when
+    the machine cannot read it: the file may be whole then.
     """
     path = Path(path)
     content = _read(path, map_location)
@@ -165,7 +166,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def _read(path: Path, map_location: str | torch.device) -> Any:
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder, expected a checkpoint file such as {path / 'last.pt'}")
+        raise DamagedCheckpoint(f"{path} is a folder, expected a checkpoint file such as {path / 'last.pt'}")
     if not path.exists():
         beside = sorted(other.name for other in path.parent.glob("*.pt")) if path.parent.is_dir() else []
         found = f"that folder has {', '.join(beside)}" if beside else f"there are no *.pt files in {path.parent}"
@@ -180,7 +181,9 @@ def _read(path: Path, map_location: str | torch.device) -> Any:
         ) from error
     except CheckpointError:
         raise
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (RuntimeError, OSError, MemoryError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        if is_of_the_machine(error):
+            raise _read_error(path, error) from error
         raise DamagedCheckpoint(
             f"{path} ({path.stat().st_size} bytes) is truncated or not a checkpoint: use another one "
             f"(best.pt, step_*.pt) or copy the file again"
@@ -193,8 +196,12 @@ def _check_bytes(path: Path) -> None:
         return  # torch says what it is
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise zipfile.BadZipFile("a compressed record: torch writes none")  # its decompressor may ask for much
             record = archive.testzip()
-    except Exception as error:  # a damaged header sends zipfile to decompressors, which raise errors of their own
+    except Exception as error:  # a damaged directory leads zipfile to errors of every kind
+        if is_of_the_machine(error):
+            raise
         raise zipfile.BadZipFile(f"its parts cannot be read: {error}") from error
     if record is not None:
         raise DamagedCheckpoint(
@@ -243,6 +250,16 @@ def _write_error(path: Path, error: BaseException) -> OSError:
         f"{remedy.capitalize()} or choose another output folder, then resume",
         str(path),
     )
+
+
+def _read_error(path: Path, error: Exception) -> Exception:
+    """What kept the machine from reading `path`, with its name."""
+    if is_out_of_memory(error):
+        size = f"{path.stat().st_size / 2**20:.0f} MiB"
+        return MemoryError(f"not enough memory to read {path} ({size}): close other programs, or use another machine")
+    assert isinstance(error, OSError)
+    text = f"cannot read the checkpoint: {error.strerror}. It may be whole: mend the disk, its connection or its rights"
+    return OSError(error.errno, text, str(path))
 
 
 def require_same_classes(state: Mapping[str, Any], header: Mapping[str, Any], path: str | Path) -> None:

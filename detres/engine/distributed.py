@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from detres.engine.interruption import Interruption
 from detres.structures import Batch
 from detres.structures.processes import ALONE, Processes
 
@@ -45,23 +46,24 @@ class ProcessGroup:
 
     def __init__(self) -> None:
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self._interruption: Interruption | None = None
 
     def gather(self, value: T) -> list[T]:
         """The plain values of all processes, by rank."""
-        found: list[Any] = [None] * self.world_size
-        dist.all_gather_object(found, value)
-        return found
+        with self._asking():
+            return self._gather(value)
 
     def from_main(self, make: Callable[[], T]) -> T:
         """What `make` returns in process 0. Raises its error there, and OtherProcessFailed elsewhere."""
         box: list[Any] = [None, None]
         error = None
-        if self.rank == 0:
-            try:
-                box[1] = make()
-            except Exception as failed:
-                box[0], error = str(failed), failed
-        dist.broadcast_object_list(box, src=0)
+        with self._asking():
+            if self.rank == 0:
+                try:
+                    box[1] = make()
+                except Exception as failed:
+                    box[0], error = str(failed), failed
+            dist.broadcast_object_list(box, src=0)
         if error is not None:
             raise error
         if box[0] is not None:
@@ -81,6 +83,42 @@ class ProcessGroup:
         value = value.clone()
         dist.all_reduce(value)
         return value
+
+    @contextmanager
+    def cut_short_by(self, interruption: Interruption) -> Iterator[None]:
+        """See cut_short_together."""
+        self._interruption = interruption
+        try:
+            with interruption.at_once(self._agree):
+                yield
+        finally:
+            self._interruption = None
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Around what all take part in: raises before it, in all, if any of them has been asked to stop."""
+        if self._interruption is None:
+            yield
+            return
+        with self._interruption.held_back():
+            self._interruption.check(self._agree)
+            yield
+
+    def _agree(self, noted: int) -> int:
+        return max(self._gather(noted))
+
+    def _gather(self, value: T) -> list[T]:
+        found: list[Any] = [None] * self.world_size
+        dist.all_gather_object(found, value)
+        return found
+
+
+def cut_short_together(processes: Processes, interruption: Interruption) -> AbstractContextManager[None]:
+    """A block in which a signal raises Interrupted in all `processes`: here at once, there at their next question.
+
+    Questions are `gather` and `from_main`. What process 0 makes in the latter is not cut short.
+    """
+    return processes.cut_short_by(interruption) if isinstance(processes, ProcessGroup) else interruption.at_once()
 
 
 @contextmanager

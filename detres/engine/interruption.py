@@ -23,10 +23,11 @@ class Interrupted(KeyboardInterrupt):
     It descends from KeyboardInterrupt so that no `except Exception` on the way swallows it.
     """
 
-    def __init__(self, signal_number: int, checkpoint: Path | None = None) -> None:
+    def __init__(self, signal_number: int, checkpoint: Path | None = None, *, agreed: bool = False) -> None:
         super().__init__(signal_number, checkpoint)
         self.signal_number = signal_number
         self.checkpoint = checkpoint
+        self.agreed = agreed  # whether the other processes, if there are any, are stopping too
 
     @property
     def exit_code(self) -> int:
@@ -47,7 +48,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self._noted: int | None = None
-        self._at_once = False
+        self._at_once = self._held_back = False
         self._process = os.getpid()
         self._previous: dict[int, Any] = {}
 
@@ -68,7 +69,8 @@ class Interruption:
         `agree` may ask other processes: it gets the number of the signal, or 0, and returns that of them all.
         """
         if noted := agree(self._noted or 0):
-            raise Interrupted(noted)
+            self._at_once = False
+            raise Interrupted(noted, agreed=True)
 
     def check_soon(self) -> None:
         """The same, leaving a signal the time to arrive that was sent to other processes too."""
@@ -76,14 +78,36 @@ class Interruption:
         self.check()
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Within this block a signal raises at once: an evaluation or a wait, long and without effect on weights."""
-        self.check()
+    def at_once(self, agree: Callable[[int], int] = int) -> Iterator[None]:
+        """Within this block a signal raises at once: an evaluation or a wait, long and without effect on weights.
+
+        With other processes, which `agree` asks, in this one only. It then meets them once more before it leaves, so
+        they must have checked by the same `agree`, in `held_back`, before all that they ask each other.
+        """
+        self.check(agree)
         self._at_once = True
         try:
             yield
+            self._at_once = False  # here: a signal just before the next line would leave without having met
+        except Interrupted as stopped:
+            self._at_once = False
+            if not stopped.agreed:
+                self.check(agree)
+            raise
         finally:
             self._at_once = False
+        self.check(agree)
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Within this block of `at_once` a signal waits until its end: what all processes do together must end."""
+        self._held_back = True
+        try:
+            yield
+        finally:
+            self._held_back = False
+        if self._at_once and self._noted is not None:
+            raise Interrupted(self._noted)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
@@ -92,7 +116,7 @@ class Interruption:
         if self._noted is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._noted = number
-        if self._at_once:
+        if self._at_once and not self._held_back:
             raise Interrupted(number)
         # os.write, because print may not be re-entered from a signal handler
         os.write(2, b"\nstopping after this step, then writing a checkpoint (Ctrl-C again: at once)\n")

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -17,48 +18,72 @@ from detres.files.atomic_file import write_text_atomically
 
 
 class MetricsLog:
-    """Appends to `folder`/metrics.jsonl and to TensorBoard event files in `folder`/tensorboard.
+    """Appends to `folder`/metrics.jsonl and to TensorBoard event files in `folder`/tensorboard, from where go_back set.
 
-    `after_step` is the step that the run goes on from, `evaluated_step` that of its last evaluation: what a lost run
-    wrote beyond them is removed. A disk that takes no more stops no training: lines wait in memory until it does.
+    A disk that takes no more stops no training: lines wait in memory until it does.
     """
 
     def __init__(self, folder: Path, after_step: int = 0, evaluated_step: int | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        self._folder, self._path = folder, folder / "metrics.jsonl"
+        self._file: FileIO | None = None
+        self._waiting, self._begins_anew = b"", False  # whether the file is to hold only what waits
+        self._board: Any = None
+        self.go_back(after_step, evaluated_step)
 
-        self._path = folder / "metrics.jsonl"
+    def go_back(self, after_step: int, evaluated_step: int | None = None) -> None:
+        """Remove what a lost run wrote beyond `after_step`, and of evaluations beyond `evaluated_step` (if not that).
+
+        Lines that still wait count as written.
+        """
+        self.close()
+        written = b"" if self._begins_anew or not self._path.exists() else self._path.read_bytes()
         last = {"val": after_step if evaluated_step is None else evaluated_step}
-        kept = [row for row in read_metrics(self._path) if row["step"] <= last.get(row["kind"], after_step)]
-        write_text_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._file = self._path.open("ab", buffering=0)
-        self._waiting = b""
-        self._board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=after_step + 1)
+        rows = _parse(written + self._waiting, self._path)
+        kept = [row for row in rows if row["step"] <= last.get(row["kind"], after_step)]
+        self._waiting = "".join(json.dumps(row) + "\n" for row in kept).encode()
+        self._begins_anew = True
+        self._write_or_wait()
+        self._board = _open_board(self._folder / "tensorboard", after_step + 1)
 
     def write(self, kind: str, step: int, values: Mapping[str, float | int | None]) -> None:
         """One line of metrics.jsonl, with the system when this returns, and one point per value in TensorBoard."""
         row = {name: _finite(value) for name, value in values.items()}
         self._waiting += (json.dumps({"kind": kind, "step": step, **row}, allow_nan=False) + "\n").encode()
-        try:
-            self._write_waiting()
-        except OSError as error:
-            warnings.warn(f"cannot write {self._path}: {error}; its lines wait until that is possible", stacklevel=2)
+        self._write_or_wait()
         self._draw(kind, step, row)
 
     def sync(self) -> None:
         """Have what the system was given on the disk when this returns; any thread may ask for it."""
+        file = self._file
         with suppress(OSError, ValueError):  # ValueError: closed meanwhile
-            os.fsync(self._file.fileno())
+            if file is not None:
+                os.fsync(file.fileno())
 
     def close(self) -> None:
         """Write what waits, and close both."""
-        with suppress(OSError):
-            self._write_waiting()
-        self._file.close()
+        if self._waiting:
+            with suppress(OSError):
+                self._write_waiting()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
         if self._board is not None:
             with suppress(OSError):
                 self._board.close()
+            self._board = None
+
+    def _write_or_wait(self) -> None:
+        try:
+            self._write_waiting()
+        except OSError as error:
+            warnings.warn(f"cannot write {self._path}: {error}; its lines wait until that is possible", stacklevel=3)
 
     def _write_waiting(self) -> None:
+        if self._begins_anew:
+            write_text_atomically(self._path, self._waiting.decode())
+            self._waiting, self._begins_anew = b"", False
+        if self._file is None:
+            self._file = FileIO(self._path, "ab")
         while self._waiting:  # a full disk may take the beginning of a line: the rest follows when it can
             self._waiting = self._waiting[self._file.write(self._waiting) :]
 
@@ -79,9 +104,22 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
     Raises ValueError naming the line when one before the last cannot be read.
     """
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()  # a damaged byte damages its line only
+    return _parse(path.read_bytes(), path) if path.exists() else []
+
+
+def _open_board(folder: Path, purge_step: int) -> Any:
+    """TensorBoard's writer; None, with a warning, where the disk does not take its first event."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    try:
+        return SummaryWriter(str(folder), purge_step=purge_step)
+    except OSError as error:
+        warnings.warn(f"no TensorBoard events from here on: {error}", stacklevel=4)
+        return None
+
+
+def _parse(content: bytes, path: Path) -> list[dict[str, Any]]:
+    lines = content.decode("utf-8", errors="replace").splitlines()  # a damaged byte damages its line only
     rows = []
     for number, line in enumerate(lines, start=1):
         try:

@@ -18,7 +18,7 @@ from typing import Any
 from detres.engine.checkpoint import link_or_copy, load_checkpoint, save_checkpoint
 from detres.engine.environment import describe_environment
 from detres.engine.metrics_log import MetricsLog
-from detres.engine.salvage import restore_last
+from detres.engine.salvage import restore_last, set_aside_if_damaged
 from detres.files.atomic_file import remove_partial_files, require_writable, write_text_atomically
 
 
@@ -68,8 +68,10 @@ class RunDirectory:
 
         `evaluated_step` is the step of the last evaluation that counts, where it is not after_step.
         """
-        self.close()
-        self._log = MetricsLog(self.path, after_step, evaluated_step)
+        if self._log is None:
+            self._log = MetricsLog(self.path, after_step, evaluated_step)
+        else:
+            self._log.go_back(after_step, evaluated_step)
 
     def log(self, kind: str, step: int, values: Mapping[str, float | int | None]) -> None:
         """Write values ("train" or "val") of a step to metrics.jsonl and TensorBoard."""
@@ -99,8 +101,14 @@ class RunDirectory:
                 old.unlink(missing_ok=True)
 
     def read_last(self, kind: str) -> dict[str, Any] | None:
-        """The newest whole checkpoint, now last.pt, of a `kind` of model; None where there is none yet."""
-        return load_checkpoint(self.last, kind=kind) if self.restore_last() else None
+        """The newest whole checkpoint, now last.pt, of a `kind` of model; None where there is none yet.
+
+        A best.pt that is damaged is found now, with a warning, and not when the run ends.
+        """
+        if not self.restore_last():
+            return None
+        set_aside_if_damaged(self.best, self.last)
+        return load_checkpoint(self.last, kind=kind)
 
     def restore_last(self) -> bool:
         """Make sure that last.pt is whole, by another checkpoint if need be; whether there is any (salvage)."""

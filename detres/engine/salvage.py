@@ -38,6 +38,17 @@ def restore_last(last: Path, others: Sequence[Path]) -> bool:
     return True
 
 
+def set_aside_if_damaged(best: Path, last: Path) -> None:
+    """Rename `best`, with a warning, unless it is whole, the same file as the whole `last`, or not there."""
+    if not best.exists() or best.samefile(last):
+        return
+    try:
+        load_checkpoint(best)
+    except DamagedCheckpoint as error:
+        kept = _set_aside(best).name
+        warnings.warn(f"{error} (kept as {kept}). There is no {best.name} until an evaluation is better", stacklevel=2)
+
+
 def newest_whole(paths: Sequence[Path]) -> tuple[Path, dict[str, Any]] | None:
     """The last of `paths`, which are in the order of their steps, that is whole, and its content."""
     for path in reversed(paths):

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from detres.engine.checkpoint import check_plain, require_same_classes
 from detres.engine.checkpoint_writer import CheckpointWriter
+from detres.engine.distributed import cut_short_together
 from detres.engine.ema import WeightAverage
 from detres.engine.feed import Feed
 from detres.engine.interruption import Interrupted, Interruption
@@ -202,7 +203,7 @@ class Trainer:
         found = self.processes.from_main(lambda: after_bad_batch(error, self.progress, self.settings, checkpoints))
         self._go_back_to(found.state, found.path)
         self.progress.recovered = found.recovered
-        self.reporter.message(found.describe(self.settings))  # first: a full disk may end the run here
+        self.reporter.message(found.describe(self.settings))
         self.run_directory.start_log(self.progress.step, self.progress.evaluated_step)
         self._feed.open(self.progress.samples)
         self._save()
@@ -253,7 +254,7 @@ class Trainer:
         model = self.model if self.ema is None else self.ema.module
         metrics: Metrics = {}
         try:
-            with self.reporter.paused(), self._interruption.at_once():
+            with self.reporter.paused(), cut_short_together(self.processes, self._interruption):
                 if self.evaluate is not None:
                     metrics |= plain_metrics(self.evaluate(model))
                 if self.validation_loss is not None:
@@ -281,9 +282,8 @@ class Trainer:
             self._writer.wait()
         if (progress.step > 0 or progress.recovered) and (progress != self._saved or self._writer.failed):
             progress.seconds = self._clock()
-            number = progress.step if numbered else None
             write = self._writer.write_now if ending else self._writer.write
-            write(self._content(), is_best=self._new_best, number=number)
+            write(self._content(), is_best=self._new_best, number=progress.step if numbered else None)
             self._saved, self._new_best = replace(progress), False
         return self.run_directory.last
 

@@ -3,7 +3,8 @@
 Shapes: G objects, D detections.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from numbers import Number
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,10 +64,22 @@ def index_frame(ground_truth: Mapping[str, Any]) -> Frame:
     for key in ("images", "categories", "annotations"):
         if not isinstance(ground_truth.get(key), list):
             raise ValueError(f"ground truth: `{key}` is missing or no list; expected a COCO annotation dict")
+    for key in ("images", "categories"):
+        _require_ids(ground_truth[key], key)
     images = sorted({image["id"] for image in ground_truth["images"]}, key=_order)
     names = {category["id"]: str(category.get("name", category["id"])) for category in ground_truth["categories"]}
     categories = sorted(names, key=_order)
     return Frame(_ranks(images), _ranks(categories), [names[category] for category in categories])
+
+
+def _require_ids(entries: Sequence[Any], key: str) -> None:
+    """Raise ValueError for the first entry without an id that can stand in a table."""
+    kinds = {type(entry["id"]) if isinstance(entry, Mapping) and "id" in entry else None for entry in entries}
+    if kinds <= {int, str}:
+        return
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("id"), Number | str):
+            raise ValueError(f"ground truth: `{key}` entry {number}, {entry!r:.200}, has no `id`: a number or a string")
 
 
 def _order(identifier: Any) -> tuple[bool, Any]:
@@ -83,8 +96,11 @@ def objects_of(ground_truth: Mapping[str, Any], frame: Frame) -> Objects:
     Raises ValueError naming the first annotation with a bad box, or with an image or a category that is not listed.
     """
     entries = ground_truth["annotations"]
-    images = [frame.images.get(entry["image_id"]) for entry in entries]
-    classes = [frame.classes.get(entry["category_id"]) for entry in entries]
+    try:
+        images = [frame.images.get(entry["image_id"]) for entry in entries]
+        classes = [frame.classes.get(entry["category_id"]) for entry in entries]
+    except TypeError as error:  # an id that is a list
+        raise ValueError(_first_fault(entries, frame)) from error
     boxes = _boxes([entry["bbox"] for entry in entries])
     if boxes is None or None in images or None in classes:
         raise ValueError(_first_fault(entries, frame))
@@ -110,7 +126,7 @@ def _boxes(rows: Sequence[Any]) -> np.ndarray | None:
 
 def _first_fault(entries: Sequence[Mapping[str, Any]], frame: Frame) -> str:
     for number, entry in enumerate(entries):
-        listed = entry["image_id"] in frame.images and entry["category_id"] in frame.classes
+        listed = _is_listed(entry["image_id"], frame.images) and _is_listed(entry["category_id"], frame.classes)
         if not listed or _boxes([entry["bbox"]]) is None:
             return (
                 f"ground truth: annotation {entry.get('id', number)} (image_id {entry['image_id']!r}, category_id "
@@ -118,6 +134,10 @@ def _first_fault(entries: Sequence[Mapping[str, Any]], frame: Frame) -> str:
                 "listed"
             )
     raise AssertionError("every annotation is sound")
+
+
+def _is_listed(identifier: Any, ranks: Mapping[Any, int]) -> bool:
+    return isinstance(identifier, Hashable) and identifier in ranks
 
 
 def found_of(results: ResultArrays, frame: Frame) -> Found:

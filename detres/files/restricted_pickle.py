@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 from detres.files.inert import Allowance, Builder, Refused, canonical, numpy_stand_ins, reference, settle
 from detres.files.pickle_scan import DamagedPickle, scan_pickle, shown
+from detres.files.trouble import is_of_the_machine
 
 _REMEDY = (
     "only arrays, tensors, numbers, text and plain containers are read; let the program that wrote it save "
@@ -32,7 +33,8 @@ def read_pickle(path: str | Path) -> Any:
     """The content of a pickle of any protocol, from Python 2 or 3: arrays, numbers, text, containers.
 
     Keys that Python 2 wrote as bytes are strings, arrays are numpy's own, writable and in native byte order. Raises
-    UnsafeFileError when the file asks for anything else, ValueError when it is no whole pickle.
+    UnsafeFileError when the file asks for anything else, ValueError when it is no whole pickle, and as they are errors
+    of the machine (trouble).
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -55,6 +57,8 @@ def _read(path: Path, file: BinaryIO) -> Any:
     except Refused as error:
         raise ValueError(f"{path}: {error}; {_REMEDY}") from error
     except Exception as error:  # an unpickler fails in every way on damaged files
+        if is_of_the_machine(error):
+            raise
         raise damaged(path, "pickle", error) from error
 
 

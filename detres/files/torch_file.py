@@ -22,6 +22,7 @@ from detres.files.inert import Allowance, Refused, canonical, in_python_3, settl
 from detres.files.pickle_scan import DamagedPickle, Scan, scan_pickle, shown
 from detres.files.restricted_pickle import UnsafeFileError, damaged, refuse_unknown
 from detres.files.torch_stand_ins import CONFIGS, torch_stand_ins
+from detres.files.trouble import is_of_the_machine
 
 # What torch's own reader builds by itself; it decides again when it comes to them.
 _TORCH = re.compile(
@@ -40,7 +41,7 @@ def read_torch(path: str | Path, map_location: str | torch.device = "cpu") -> An
 
     Objects of foreign classes that are known to hold data only are Foreign (their state as data), configurations are
     dicts, paths and versions are strings. Raises UnsafeFileError for all others, ValueError for what is no whole torch
-    file.
+    file, and errors of the machine (trouble) as they are.
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -63,6 +64,8 @@ def _read(path: Path, file: BinaryIO, map_location: str | torch.device) -> Any:
     except Refused as error:
         raise ValueError(f"{path}: {error}; save the model's state_dict() alone, by torch.save") from error
     except Exception as error:  # an unpickler fails in every way on damaged files
+        if is_of_the_machine(error):
+            raise
         raise _explained(path, error) from error
 
 

@@ -1,5 +1,6 @@
 """The training job, for detectors and classifiers: from a configuration to a run directory and its metrics."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 from detres import wiring
 from detres.api import choose_device
 from detres.config import Config, LoadedConfig, config_to_dict, format_resolved
+from detres.engine.checkpoint import DamagedCheckpoint
 from detres.engine.curves import draw_curves
 from detres.engine.distributed import join_processes
 from detres.engine.environment import begun_by_this_launch
@@ -32,10 +34,13 @@ from detres.structures.processes import Processes
 class TrainingResult:
     """How the run ended, and the evaluation of its best weights with the files that tell of it.
 
+    weights  the checkpoint that was evaluated: last.pt where there is no best.pt, or no whole one
+
     Of several processes all have the same, but for the files: the main one wrote them.
     """
 
     summary: Summary
+    weights: Path
     evaluation: Evaluation
     written: list[Path]
 
@@ -66,11 +71,24 @@ def _train(loaded: LoadedConfig, resume: bool, processes: Processes, device: tor
         raise
     run.write_config(format_resolved(loaded))
     summary = trainer.run()
-    path = summary.best_checkpoint or summary.last_checkpoint
-    best = processes.from_main(lambda: wiring.model_from_checkpoint(path, trust_code=True)[0])
+    best, path = processes.from_main(lambda: _best_network(summary))
     evaluation = evaluator(best.to(device))
     written = processes.from_main(lambda: _write(evaluation, evaluator, run))
-    return TrainingResult(summary, evaluation, written)
+    return TrainingResult(summary, path, evaluation, written)
+
+
+def _best_network(summary: Summary) -> tuple[nn.Module, Path]:
+    """The network of the best weights, or else of the last ones, and their file; a long run must not end without."""
+    best, last = summary.best_checkpoint, summary.last_checkpoint
+    if best is not None:
+        try:
+            return wiring.model_from_checkpoint(best, trust_code=True)[0], best
+        except (DamagedCheckpoint, OSError) as error:
+            warnings.warn(f"{error}. The evaluation is of {last.name}, step {summary.steps}", stacklevel=2)
+    elif summary.best is not None:
+        text = f"{last.parent} has no best.pt, of step {summary.best_step}. The evaluation is of {last.name}"
+        warnings.warn(f"{text}, step {summary.steps}", stacklevel=2)
+    return wiring.model_from_checkpoint(last, trust_code=True)[0], last
 
 
 def _open_run(folder: Path, resume: bool, processes: Processes) -> tuple[RunDirectory, bool]:

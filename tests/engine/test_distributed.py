@@ -232,6 +232,39 @@ def test_only_the_main_process_needs_to_see_the_checkpoint(make_trainer, tmp_pat
     assert step == other == 2 and all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_a_signal_to_any_process_ends_an_evaluation_in_all(make_trainer, tmp_path):
+    cases = [
+        *((moment, who) for moment in ("before", "between", "after") for who in ((0,), (1,), (0, 1))),
+        ("making", (0,)),
+    ]
+
+    def train(processes, folder, moment, who):
+        def at(place):
+            if place == moment and processes.rank in who:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def evaluate(model):
+            at("before")
+            processes.gather(processes.rank)
+            at("between")
+            processes.from_main(lambda: at("making"))
+            at("after")
+            return {"AP": 0.5}
+
+        trainer = _trainer(processes, make_trainer, folder, eval_every=2, evaluate=evaluate)
+        with pytest.raises(Interrupted) as caught:
+            trainer.run()
+        processes.gather("nobody is out of step")
+        return caught.value.exit_code, trainer.progress.step, trainer.progress.evaluated_step
+
+    def train_all(processes):
+        return [train(processes, f"run{number}", *case) for number, case in enumerate(cases)]
+
+    ends = run_together(2, train_all)
+    assert ends == [[(143, 2, 0)] * len(cases)] * 2
+    assert load_checkpoint(tmp_path / "run0" / "last.pt")["progress"]["step"] == 2
+
+
 def test_validation_losses_are_those_of_one_process_to_the_last_bit(tiny_model):
     batches = [TinyLoader(size).batch(start) for size, start in ((3, 0), (1, 3), (2, 4), (3, 1), (2, 2))]
     batches = [Batch(b.images, b.targets, b.image_ids, b.files) for b in batches]

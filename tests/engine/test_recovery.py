@@ -2,18 +2,21 @@
 
 import os
 import signal
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from detres.engine import metrics_log
 from detres.engine.checkpoint import load_checkpoint
 from detres.engine.interruption import Interrupted
 from detres.engine.loss_monitor import NonFiniteLoss
 from detres.engine.metrics_log import read_metrics
 from detres.engine.records import Progress, TrainerSettings
 from detres.engine.recovery import after_bad_batch
+from detres.files.atomic_file import write_text_atomically
 
 RECOVER: dict[str, Any] = {"max_recoveries": 2, "recovery_lr_factor": 0.5, "checkpoint_every": 2, "keep_checkpoints": 2}
 
@@ -84,22 +87,50 @@ def test_a_recovered_run_is_one_without_the_batch_and_at_half_the_rate_from_the_
     assert trainer.reporter.messages[-1] == "given up in all: 1 batches whose loss was not finite"
 
 
-def test_a_recovery_that_a_full_disk_ends_has_told_of_the_loss(
-    make_trainer: Any, tiny_loader: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("rows_fit_again", [False, True])
+def test_a_recovery_on_a_full_disk_goes_on_with_its_lines_in_memory(
+    make_trainer: Any, tiny_loader: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rows_fit_again: bool
 ) -> None:
-    trainer = make_trainer(loader=tiny_loader(poison=7), **RECOVER)
-    start, starts = trainer.run_directory.start_log, []
+    class Lines(FileIO):
+        """A file of lines on a disk that takes none while it is full."""
 
-    def until_full(*arguments: Any) -> None:
-        starts.append(arguments)
-        if len(starts) > 1:
-            raise OSError(28, "cannot write metrics.jsonl: No space left on device")
-        start(*arguments)
+        def write(self, content: Any) -> int:
+            _refuse_if(full)
+            return super().write(content)
 
-    monkeypatch.setattr(trainer.run_directory, "start_log", until_full)
-    with pytest.raises(OSError, match="No space left"):
+    def rewrite(path: Path, text: str) -> None:
+        _refuse_if(full)
+        write_text_atomically(path, text)
+
+    full: list[int] = []
+    monkeypatch.setattr(metrics_log, "FileIO", Lines)
+    monkeypatch.setattr(metrics_log, "write_text_atomically", rewrite)
+    expected = make_trainer(folder="expected", loader=tiny_loader(poison=7), log_every=1, **RECOVER)
+    expected.run()
+    trainer = make_trainer(loader=tiny_loader(poison=7), log_every=1, **RECOVER)
+    path, advance = trainer.run_directory.path / "metrics.jsonl", trainer.reporter.advance
+
+    def at(step: int) -> None:
+        advance(step)
+        if step == 2 and not trainer.progress.recovered:
+            full.append(step)  # from the line of step 2 on, through the recovery in step 4
+        if step == 5 and rows_fit_again:
+            full.clear()
+
+    trainer.reporter.advance = at
+    with pytest.warns(UserWarning, match=r"cannot write .*metrics\.jsonl: .*No space.*its lines wait"):
         trainer.run()
-    assert "step 4: the loss is not finite" in trainer.reporter.messages[-1]
+    assert any("step 4: the loss is not finite" in text for text in trainer.reporter.messages)
+    _same(expected.model, trainer.model)
+    if rows_fit_again:
+        assert _rows(tmp_path / "run") == _rows(tmp_path / "expected")
+    else:  # what had been written before, and no half of a file
+        assert [row["step"] for row in read_metrics(path)] == [1]
+
+
+def _refuse_if(full: list[int]) -> None:
+    if full:
+        raise OSError(28, "No space left on device")
 
 
 def test_a_bad_first_batch_goes_back_to_the_initial_weights(make_trainer: Any, tiny_loader: Any) -> None:

@@ -1,12 +1,16 @@
 """The newest whole checkpoint is found; what is damaged is kept aside and named."""
 
+import errno
+import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from detres.engine.checkpoint import CheckpointError, DamagedCheckpoint, load_checkpoint, save_checkpoint
+from detres.engine.run_directory import RunDirectory
 from detres.engine.salvage import newest_whole, restore_last
 
 
@@ -74,11 +78,32 @@ def test_the_newest_whole_one_takes_the_place_of_a_damaged_one(tmp_path: Path) -
     assert sorted(tmp_path.glob("step_*.pt")) == numbered[:2]
 
 
+def test_a_folder_in_its_place(tmp_path: Path) -> None:
+    last, other = tmp_path / "last.pt", _write(tmp_path / "step_00000004.pt", 4)
+    (last / "inside").mkdir(parents=True)
+    with pytest.warns(UserWarning, match=r"last\.pt is a folder.*kept as last\.pt\.damaged.*step_00000004\.pt, step 4"):
+        assert restore_last(last, [other])
+    assert load_checkpoint(last)["progress"]["step"] == 4 and (tmp_path / "last.pt.damaged" / "inside").is_dir()
+
+
 def test_one_that_is_gone(tmp_path: Path) -> None:
     best = _write(tmp_path / "best.pt", 7)
     with pytest.warns(UserWarning, match=r"last\.pt is gone. Going on from best\.pt, step 7"):
         assert restore_last(tmp_path / "last.pt", [_write(tmp_path / "step_00000004.pt", 4), best])
     assert load_checkpoint(tmp_path / "last.pt")["progress"]["step"] == 7
+
+
+def test_best_weights_that_are_damaged_are_found_on_resuming(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.save(load_checkpoint(_write(tmp_path / "a.pt", 2)), is_best=True)
+    assert run.read_last("detector") is not None, "best.pt is last.pt"
+    run.save(load_checkpoint(_write(tmp_path / "a.pt", 3)))
+    assert run.read_last("detector") is not None and run.best.exists()
+    _flip_a_bit(run.best)
+    with pytest.warns(UserWarning, match=r"best\.pt is damaged.*kept as best\.pt\.damaged"):
+        found = run.read_last("detector")
+    assert found is not None and found["progress"]["step"] == 3
+    assert not run.best.exists() and (tmp_path / "best.pt.damaged").exists()
 
 
 def test_nothing_is_touched_when_none_is_whole(tmp_path: Path) -> None:
@@ -88,6 +113,47 @@ def test_nothing_is_touched_when_none_is_whole(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole: .*last\.pt.*step_00000001\.pt"):
         restore_last(last, [other])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "step_00000001.pt"]
+
+
+def _read_from_a_bad_disk(number: int) -> Any:
+    def read(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    return read
+
+
+def _out_of_memory(kind: type[Exception], text: str) -> Any:
+    def load(*_: Any, **__: Any) -> Any:
+        raise kind(text)
+
+    return load
+
+
+_TORCHS = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
+
+
+@pytest.mark.parametrize(
+    ("place", "failing", "kind", "told"),
+    [
+        ("zipfile.ZipExtFile.read", _read_from_a_bad_disk(errno.EIO), OSError, "Input/output error"),
+        ("zipfile.ZipFile.__init__", _read_from_a_bad_disk(errno.EACCES), PermissionError, "Permission denied"),
+        ("torch.load", _read_from_a_bad_disk(errno.ESTALE), OSError, "cannot read the checkpoint"),
+        ("zipfile.ZipFile.testzip", _out_of_memory(MemoryError, ""), MemoryError, "not enough memory to read"),
+        ("torch.load", _out_of_memory(MemoryError, ""), MemoryError, "not enough memory to read"),
+        ("torch.load", _out_of_memory(RuntimeError, _TORCHS), MemoryError, "not enough memory to read"),
+    ],
+)
+def test_a_file_that_the_machine_cannot_read_is_not_taken_for_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, failing: Any, kind: type[Exception], told: str
+) -> None:
+    last, other = _write(tmp_path / "last.pt", 5), _write(tmp_path / "step_00000004.pt", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(place, failing)
+        with pytest.raises(kind, match=rf"(?s){told}.*last\.pt|last\.pt.*{told}") as caught:
+            restore_last(last, [other])
+    assert not isinstance(caught.value, CheckpointError)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "step_00000004.pt"]
+    assert load_checkpoint(last)["progress"]["step"] == 5
 
 
 def test_a_file_of_another_kind_is_not_taken_for_damage(tmp_path: Path) -> None:

@@ -195,6 +195,23 @@ def test_bad_ground_truth_is_refused():
         evaluate_coco({"images": [], "annotations": []}, [])
 
 
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("annotations", {"category_id": [1]}, r"annotation 7 \(image_id 4, category_id \[1\].*not listed"),
+        ("annotations", {"image_id": {"a": 4}}, r"annotation 7 \(image_id \{'a': 4\}, category_id 2"),
+        ("images", {"id": [4]}, r"`images` entry 0, \{'id': \[4\]\}, has no `id`"),
+        ("categories", {"id": None}, r"`categories` entry 0, .* has no `id`: a number or a string"),
+    ],
+)
+def test_ids_that_can_stand_in_no_table_are_named(part, change, message):
+    entry = {"id": 7, "image_id": 4, "category_id": 2, "bbox": [0, 0, 9, 9]}
+    truth = {"images": [{"id": 4}], "categories": [{"id": 2}], "annotations": [entry]}
+    truth[part][0] |= change
+    with pytest.raises(ValueError, match=message):
+        evaluate_coco(truth, [])
+
+
 def test_copies_are_noted():
     row = _found(1, 1, [10, 10, 50, 50], 0.3)
     result = evaluate_coco(_truth([(1, 1, [10, 10, 50, 50])]), [row, dict(row)])

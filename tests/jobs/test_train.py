@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from detres import wiring
 from detres.config import load_config
 from detres.engine.checkpoint import load_checkpoint
 from detres.engine.progress import PlainReporter
+from detres.engine.records import Summary
+from detres.engine.trainer import Trainer
 from tests.jobs.conftest import Outcome, Workshop
 
 Detres = Callable[..., Outcome]
@@ -153,6 +157,34 @@ def _other_classes(workshop: Workshop, path: Path) -> list[str]:
     content["annotations"] = [entry for entry in content["annotations"] if entry["category_id"] in kept]
     path.write_text(json.dumps(content))
     return [f"data.{split}={{type: coco, annotations: {path}, images: digits/train}}" for split in ("train", "val")]
+
+
+@pytest.mark.parametrize(("content", "told"), [(b"PK", "truncated"), (None, "has no best.pt, of step ")])
+def test_best_weights_that_are_lost_do_not_end_a_run_without_its_evaluation(
+    workshop: Workshop,
+    detres: Detres,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes | None,
+    told: str,
+) -> None:
+    run, real = tmp_path / "run", Trainer.run
+
+    def run_and_lose_the_best(trainer: Trainer) -> Summary:
+        summary = real(trainer)
+        assert summary.best is not None and summary.best_checkpoint is not None
+        summary.best_checkpoint.unlink()
+        if content is None:
+            return replace(summary, best_checkpoint=None)
+        summary.best_checkpoint.write_bytes(content)
+        return summary
+
+    shutil.copytree(workshop.runs / "tiny", run)
+    monkeypatch.setattr(Trainer, "run", run_and_lose_the_best)
+    outcome = detres("train", "--config", workshop.config, f"output={run}", "--resume")
+    assert outcome.code == 0, outcome.err
+    assert told in outcome.err and "The evaluation is of last.pt, step 3" in outcome.err
+    assert "the table is of the last weights" in outcome.out and str(run / "last.pt") in outcome.out
 
 
 def test_fine_tuning_to_other_classes(workshop: Workshop, detres: Detres, tmp_path: Path) -> None:
