@@ -66,7 +66,6 @@ def require_writable(folder: Path, remedy: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"\0")
-        probe.unlink()
     except FileExistsError as error:
         raise NotADirectoryError(f"output {folder} is a file, expected a folder: {remedy}") from error
     except OSError as error:
@@ -74,6 +73,8 @@ def require_writable(folder: Path, remedy: str) -> None:
         text = f"cannot write into the output folder: {reason}; {remedy}"
         raise type(error)(error.errno, text, str(folder)) from error
     finally:
+        with suppress(OSError):
+            probe.unlink()  # also of a full disk, which takes the name but not the byte
         for parent in made:
             with suppress(OSError):
                 parent.rmdir()

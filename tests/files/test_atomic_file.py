@@ -67,6 +67,19 @@ def test_asking_whether_a_folder_is_writable_leaves_nothing(tmp_path: Path) -> N
         require_writable(tmp_path / "file" / "below", "choose another")
 
 
+def test_the_question_whether_a_full_disk_takes_a_file_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path, content: bytes) -> int:
+        path.touch()  # there is room for a name
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(OSError, match="No space left on device; choose another"):
+        require_writable(tmp_path / "new", "choose another")
+    assert not os.listdir(tmp_path)
+
+
 def test_names_that_are_no_utf8_do_not_lose_the_text(tmp_path: Path) -> None:
     write_text_atomically(tmp_path / "names.csv", "caf\udce9,1\nélan,2\n")
     assert (tmp_path / "names.csv").read_text(encoding="utf-8") == "caf\\udce9,1\nélan,2\n"
