@@ -60,15 +60,19 @@ class RPNHead(nn.Module):
         cells (N, S) count through all levels, row by row. Only the surroundings of these cells are computed, and only
         there is anything to do in the backward pass: a few hundred cells of tens of thousands.
         """
-        radius = len(self.conv)
-        hidden, inside = cut_patches(features, cells.flatten(0, 1), cells.shape[1], radius)
+        hidden, inside = cut_patches(features, cells.flatten(0, 1), cells.shape[1], radius=len(self.conv))
         for layer in self.conv:
             conv = cast(nn.Conv2d, cast(nn.Sequential, layer)[0])
-            hidden = F.relu_(F.conv2d(hidden, conv.weight, conv.bias))
-            inside = inside[:, :, 1:-1, 1:-1]
-            hidden = hidden * inside if inside.shape[-1] > 1 else hidden  # beyond the map the next one reads zeros
-        logits, deltas = self.cls_logits(hidden).flatten(1), self.bbox_pred(hidden).flatten(1)
-        return logits.float().unflatten(0, cells.shape), deltas.float().view(*cells.shape, -1, 4)
+            # Matrix products: on thousands of windows of 3 x 3 cells, convolutions are ten times as slow on a CPU.
+            windows = hidden.unfold(1, 3, 1).unfold(2, 3, 1).permute(0, 1, 2, 4, 5, 3).flatten(3)
+            hidden = F.relu_(F.linear(windows, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias))
+            inside = inside[:, 1:-1, 1:-1]
+            hidden = hidden * inside if inside.shape[1] > 1 else hidden  # beyond the map the next one reads zeros
+        hidden = hidden.flatten(1).unflatten(0, cells.shape)
+        logits, deltas = (
+            F.linear(hidden, c.weight.flatten(1), c.bias).float() for c in (self.cls_logits, self.bbox_pred)
+        )
+        return logits, deltas.unflatten(2, (-1, 4))
 
 
 class RPN(nn.Module):

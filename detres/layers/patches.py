@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def cut_patches(features: Sequence[Tensor], cells: Tensor, per_image: int, radius: int) -> tuple[Tensor, Tensor]:
-    """Windows (M, C, w, w) around the cells, zero beyond the map, and 1 where they are inside it: (M, 1, w, w).
+    """Windows (M, w, w, C) around the cells, zero beyond the map, and 1 where they are inside it: (M, w, w, 1).
 
     cells (M,) int64 count through the levels, each row by row; the first `per_image` are of the first image, and so
     on. The gradient reaches the cells of the windows alone. Nothing is copied between host and device.
@@ -31,7 +31,7 @@ def cut_patches(features: Sequence[Tensor], cells: Tensor, per_image: int, radiu
     )
     patches = rows.flatten(0, 1).index_select(0, index.flatten()).unflatten(0, index.shape)
     kept = inside[..., None].to(patches.dtype)
-    return (patches * kept).permute(0, 3, 1, 2), kept.permute(0, 3, 1, 2)
+    return patches * kept, kept
 
 
 def _places(features: Sequence[Tensor], cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:

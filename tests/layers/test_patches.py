@@ -23,13 +23,13 @@ def test_windows_are_those_of_the_padded_maps(radius: int) -> None:
     side = 2 * radius + 1
     for images, found in ((maps, patches), ([torch.ones_like(m[:, :1]) for m in maps], inside)):
         windows = [F.unfold(m, side, padding=radius).unflatten(1, (-1, side, side)) for m in images]
-        expected = torch.cat([w.permute(0, 4, 1, 2, 3) for w in windows], dim=1).flatten(0, 1)
+        expected = torch.cat([w.permute(0, 4, 2, 3, 1) for w in windows], dim=1).flatten(0, 1)
         assert torch.equal(found, expected)
 
 
 def test_no_cells_no_windows() -> None:
     patches, inside = cut_patches(_maps(3), torch.zeros(0, dtype=torch.int64), 0, 1)
-    assert patches.shape == (0, 3, 3, 3) and inside.shape == (0, 1, 3, 3)
+    assert patches.shape == (0, 3, 3, 3) and inside.shape == (0, 3, 3, 1)
 
 
 @pytest.mark.parametrize("convs", [1, 2, 3])
