@@ -68,11 +68,16 @@ def _draw_parts(axes: Any, row: int, figures: Mapping[str, Any]) -> None:
 
 
 def _finish(left: Any, right: Any, works: Mapping[str, Any]) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     left.set_yticks(range(len(works)), [_label(work, figures) for work, figures in works.items()], fontsize=8)
     left.set_ylim(len(works) - 0.45, -0.6)
     left.axvline(1.0, color="0.3", linewidth=1, linestyle="--")
     if max(figures["ratio"]["max"] for figures in works.values()) > 10:
         left.set_xscale("log")
+        left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        left.xaxis.set_major_formatter("{x:g}")
+        left.xaxis.set_minor_formatter(NullFormatter())
     else:
         left.set_xlim(0, None)
     left.set_xlabel("times as fast: median, its interval (band), every repeat (dots) and extremes (line)", fontsize=8)
