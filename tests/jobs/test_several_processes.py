@@ -22,9 +22,10 @@ DETECTOR = [
     *("model.backbone.norm=frozen_batch", "model.backbone.weights=null", UNEQUAL, "train.steps=4"),
     *("model.roi_heads.sampling.batch_size=64", "train.clip_grad_norm=5.0", "train.val_loss=true", "eval.batch_size=2"),
 ]
+# Channels last, torch's batch norms round a gradient on CPUs three hundred times as much, which hides what is compared.
 SYNCHRONISED = [
     *("model.backbone.norm=sync_batch", "model.backbone.weights=null", UNEQUAL, "train.steps=2", "train.accumulate=2"),
-    *("train.batch_size=8", "model.rpn.normalize_by=sampled", "train.ema=null"),
+    *("train.batch_size=8", "model.rpn.normalize_by=sampled", "train.ema=null", "train.channels_last=false"),
 ]
 CLASSIFIER = [
     *("model.backbone.norm=sync_batch", "model.mixing={mixup: 0.2, cutmix: 1.0}", "train.steps=2"),
@@ -91,7 +92,7 @@ def test_two_processes_train_as_one(workshop: Workshop, tmp_path: Path, command:
     assert [(row["kind"], row["step"]) for row in rows[0]] == [(row["kind"], row["step"]) for row in rows[1]]
     for first, second in zip(*rows, strict=True):
         same = [name for name in first if name.startswith(("loss", "grad", "lr", "error", "val_"))]
-        assert [second[name] for name in same] == pytest.approx([first[name] for name in same], rel=2e-4)
+        assert {name: second[name] for name in same} == pytest.approx({name: first[name] for name in same}, rel=2e-4)
 
 
 def test_processes_for_themselves_train_as_one_with_as_many_parts(workshop: Workshop, tmp_path: Path) -> None:
