@@ -70,9 +70,18 @@ class RPNHead(nn.Module):
             hidden = hidden * inside if inside.shape[1] > 1 else hidden  # beyond the map the next one reads zeros
         hidden = hidden.flatten(1).unflatten(0, cells.shape)
         logits, deltas = (
-            F.linear(hidden, c.weight.flatten(1), c.bias).float() for c in (self.cls_logits, self.bbox_pred)
+            F.linear(hidden, _as_matrix(c.weight), c.bias).float() for c in (self.cls_logits, self.bbox_pred)
         )
         return logits, deltas.unflatten(2, (-1, 4))
+
+
+def _as_matrix(weight: Tensor) -> Tensor:
+    """The weight (K, C, 1, 1) of a 1x1 convolution as (K, C).
+
+    In channels-last memory by a detour that gives the gradient the strides of the weight: they mean nothing where a
+    side is 1, but DistributedDataParallel warns of others.
+    """
+    return weight.flatten(1) if weight.stride(3) == 1 else weight.permute(0, 2, 3, 1).flatten(1)
 
 
 class RPN(nn.Module):
