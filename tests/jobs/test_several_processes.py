@@ -22,7 +22,8 @@ DETECTOR = [
     *("model.backbone.norm=frozen_batch", "model.backbone.weights=null", UNEQUAL, "train.steps=4"),
     *("model.roi_heads.sampling.batch_size=64", "train.clip_grad_norm=5.0", "train.val_loss=true", "eval.batch_size=2"),
 ]
-# Channels last, torch's batch norms round a gradient on CPUs three hundred times as much, which hides what is compared.
+# Not channels last: there torch's batch norms round more on CPUs, and a value that rounding moves across the kink of a
+# ReLU, or to another maximum of a pool, changes the gradient by a jump, which hides what is compared.
 SYNCHRONISED = [
     *("model.backbone.norm=sync_batch", "model.backbone.weights=null", UNEQUAL, "train.steps=2", "train.accumulate=2"),
     *("train.batch_size=8", "model.rpn.normalize_by=sampled", "train.ema=null", "train.channels_last=false"),

@@ -101,26 +101,30 @@ def benchmark(
     with on_threads(threads), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         results["settings"] = _describe(works, conditions)
         for work in works:
-            count = batch_size or BATCH_SIZES[work]
-            size = size_hw or SIZES_HW.get(work, (0, 0))
+            count, size = batch_size or BATCH_SIZES[work], size_hw or SIZES_HW.get(work, (0, 0))
             if work in _DETECTORS:
                 contest = compare_detectors(work, conditions, size, count, image, num_proposals)
-                figures = contest.run(conditions, ceilings)
-                if profile and work == "train":
-                    figures["synchronisations"] = count_synchronisations(contest.sides)
-                results["works"][work] = figures
-            elif work == "classify":
-                contest = classification.compare_classifiers(conditions, count)
                 results["works"][work] = contest.run(conditions, ceilings)
-            elif work == "data":
-                results["works"][work] = loading.compare_loading(conditions, data, count)
-            elif work == "eval":
-                results["works"][work] = compare_evaluations(count, conditions)
+                if profile and work == "train":
+                    results["works"][work]["synchronisations"] = count_synchronisations(contest.sides)
             else:
-                results["works"] |= _pretraining(data, size[0], count, workers, conditions)
+                results["works"] |= _without_detectors(work, conditions, ceilings, size[0], count, data, workers)
     results["ceilings"] = ceilings.rates
     results["settings"]["other_load"] = others.share()
     return results
+
+
+def _without_detectors(
+    work: str, conditions: Conditions, ceilings: Ceilings, size: int, count: int, data: str | None, workers: int
+) -> dict[str, dict[str, Any]]:
+    """The figures of one of the other works, by name: pretrain has those of its input pipelines too."""
+    if work == "classify":
+        return {work: classification.compare_classifiers(conditions, count).run(conditions, ceilings)}
+    if work == "data":
+        return {work: loading.compare_loading(conditions, data, count)}
+    if work == "eval":
+        return {work: compare_evaluations(count, conditions)}
+    return _pretraining(data, size, count, workers, conditions)
 
 
 def _pretraining(data: str | None, size: int, batch_size: int, workers: int, conditions: Conditions) -> dict[str, Any]:
