@@ -25,6 +25,7 @@ from detres.engine.out_of_memory import (
 )
 from detres.engine.precision import Precision
 from detres.engine.records import TrainerSettings
+from detres.engine.transfer import Transfer
 from detres.structures import Batch
 from detres.structures.processes import ALONE, Processes, one_batch
 from detres.structures.random import derive_seed
@@ -62,6 +63,7 @@ class TrainStep:
             self.model.to(memory_format=torch.channels_last)
         self.optimizer, self.settings = optimizer, settings
         self.precision = Precision(settings.precision, self.device)
+        self._transfer = Transfer(self.device)
         self.pieces = 1
         self.processes = processes
         self._shared = None
@@ -169,7 +171,7 @@ class TrainStep:
             torch.cuda.empty_cache()
 
     def _to_device(self, batch: Batch) -> Batch:
-        batch = batch.to(self.device)
+        batch = self._transfer(batch)
         memory_format = torch.channels_last if self.channels_last else torch.contiguous_format
         pixels = batch.images.pixels.contiguous(memory_format=memory_format)
         return replace(batch, images=replace(batch.images, pixels=pixels))

@@ -64,7 +64,7 @@ class PixelNormalizer(nn.Module):
             inside_rows, inside_columns = inside_rows[:, :, None], inside_columns.repeat_interleave(3, 1)[:, None]
         # Dividing by infinity makes the padding zero. Only the first operation makes a tensor: the rest is in place.
         std = torch.where(inside_columns, std, torch.inf)
-        normalised = (pixels.to(mean.dtype) - mean).div_(std).mul_(inside_rows)
+        normalised = pixels.to(mean.dtype, copy=True).sub_(mean).div_(std).mul_(inside_rows)
         if normalised.dim() == 4:
             return normalised
         return normalised.unflatten(2, (width, 3)).permute(0, 3, 1, 2)

@@ -50,9 +50,14 @@ class Batch:
         return BatchNote(self.image_ids, self.files, self.skipped, self.num_dropped_boxes)
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device."""
-        return replace(self, images=self.images.to(device), targets=self.targets.to(device))
+        """The same batch on another device; from page-locked memory the host does not wait for the copy."""
+        return replace(self, images=self.images.to(device), targets=self.targets.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory (called by torch's DataLoader)."""
         return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors of the images and the targets."""
+        targets = [self.targets] if isinstance(self.targets, Tensor) else self.targets.tensors()
+        return self.images.tensors() + targets

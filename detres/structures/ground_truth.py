@@ -62,5 +62,9 @@ class GroundTruth:
         """The same ground truth in page-locked memory (called by torch's DataLoader)."""
         return replace(self, **{name: getattr(self, name).pin_memory() for name in _TENSORS})
 
+    def tensors(self) -> list[Tensor]:
+        """All tensors of it."""
+        return [getattr(self, name) for name in _TENSORS]
+
 
 _TENSORS = ("boxes_xyxy", "labels", "valid", "ignore")

@@ -66,6 +66,10 @@ class ImageBatch:
         """The same batch in page-locked memory (called by torch's DataLoader)."""
         return ImageBatch(*(getattr(self, name).pin_memory() for name in _FIELDS))
 
+    def tensors(self) -> list[Tensor]:
+        """All tensors of it."""
+        return [getattr(self, name) for name in _FIELDS]
+
     def to_original(self, detections: Sequence[Detections]) -> list[Detections]:
         """Detections found in these images (one entry per image), in pixels of the original images."""
         mapped = []

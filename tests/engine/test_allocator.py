@@ -3,6 +3,7 @@
 import multiprocessing
 import platform
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,24 @@ def _use_and_free() -> int:
     return _resident() - before
 
 
-def _in_a_fork(function: Callable[[], Any]) -> Any:
-    context = multiprocessing.get_context("fork")
+def _in_a_process(start_method: str, function: Callable[[], Any]) -> Any:
+    context = multiprocessing.get_context(start_method)
     reading, writing = context.Pipe(duplex=False)
-    child = context.Process(target=lambda: writing.send(function()))
+    child = context.Process(target=_send, args=(writing, function))
     child.start()
+    writing.close()
     found = reading.recv()
     child.join()
     return found
+
+
+def _send(writing: Connection, function: Callable[[], Any]) -> None:
+    writing.send(function())
+
+
+def _in_a_new_process(function: Callable[[], Any]) -> Any:
+    """In one that has no free memory of other tests."""
+    return _in_a_process("spawn", function)
 
 
 def _both_ways() -> list[Any]:
@@ -59,25 +70,25 @@ def _tuned_for_long() -> list[int]:
 
 def _tuned_worker() -> int:
     use_allocator("tuned")
-    grown: int = _in_a_fork(_use_and_free)
+    grown: int = _in_a_process("fork", _use_and_free)
     return grown
 
 
 @needs_glibc
 def test_tuned_keeps_what_default_gives_back() -> None:
-    default, tuned, again = _in_a_fork(_both_ways)
+    default, tuned, again = _in_a_new_process(_both_ways)
     assert default < _BLOCK and tuned > (_BLOCKS - 1) * _BLOCK and again < _BLOCK
 
 
 @needs_glibc
 def test_tuned_keeps_no_more_than_was_needed_at_one_time() -> None:
-    first, more = _in_a_fork(_tuned_for_long)
+    first, more = _in_a_new_process(_tuned_for_long)
     assert first <= (_BLOCKS + 1) * _BLOCK and more < _BLOCK
 
 
 @needs_glibc
 def test_forked_workers_inherit_it() -> None:
-    assert _in_a_fork(_tuned_worker) > (_BLOCKS - 1) * _BLOCK
+    assert _in_a_new_process(_tuned_worker) > (_BLOCKS - 1) * _BLOCK
 
 
 def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
