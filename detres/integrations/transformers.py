@@ -110,9 +110,7 @@ def _config_class() -> type[Any]:
 def _backbone_class() -> type[Any]:
     from transformers import PreTrainedModel
 
-    mixin = _mixins()[1]
-
-    class DetresBackbone(mixin, PreTrainedModel):  # type: ignore[valid-type, misc]
+    class DetresBackbone(_mixins()[1], PreTrainedModel):  # type: ignore[misc]
         """A ResNet (`body.`) with the AutoBackbone interface: `channels`, `out_features`, BackboneOutput."""
 
         config_class = _config_class()

@@ -188,3 +188,23 @@ def test_a_list_that_does_not_begin_by_resizing_wants_the_whole_image() -> None:
     assert DetectionTransforms([]).needed_hw((99, 99), 0) is None
     assert DetectionTransforms([flip, resize]).needed_hw((99, 99), 0) is None
     assert DetectionTransforms([resize, flip]).needed_hw((99, 99), 0) == (8, 8)
+
+
+@pytest.mark.parametrize("short", [53, 100, 150])
+def test_the_margin_keeps_photographs_nearer_than_another_filter_would(real_data: Path, short: int) -> None:
+    """The figures of detres.data.decoding.MARGIN: grey levels of 255, against resizing the whole image."""
+    steps, nothing = DetectionTransforms([{"type": "resize_shortest", "short": [short]}]), np.zeros(0)
+    of_margin, of_bicubic, worst = [], [], 0
+    for file in sorted((real_data / "coco" / "val2017").glob("*.jpg"))[:40]:
+        read = read_image_for(file, None, lambda hw: steps.needed_hw(hw, 0))
+        whole = read_image(file)
+        if read.pixels.shape == whole.shape:
+            continue
+        expected = steps(whole, nothing, nothing, nothing, 0).image.astype(int)
+        made = steps(read.pixels, nothing, nothing, nothing, 0, read.size_hw).image
+        bicubic = np.asarray(Image.fromarray(whole).resize(made.shape[1::-1], Image.Resampling.BICUBIC))
+        of_margin.append(np.abs(made - expected).mean())
+        of_bicubic.append(np.abs(bicubic - expected).mean())
+        worst = max(worst, np.abs(made - expected).max())
+    assert len(of_margin) > 10
+    assert np.mean(of_margin) < 1 < np.mean(of_bicubic) and max(of_margin) < 2.1 and worst < 30
