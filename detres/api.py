@@ -63,7 +63,7 @@ class Predictor:
     def optimize_for_inference(self, **settings: Any) -> "Self":
         """Make the network, in place, compute the same faster, never to be trained again; returns the predictor.
 
-        settings: fold_norms, channels_last, precision and compile, as the method of this name of
+        settings: fold_norms, channels_last, winograd, precision and compile, as the method of this name of
         detres.detector.FasterRCNN takes them; what is left out is as in the checkpoint's eval.inference and
         eval.precision, or as there by default. A network of your own, which has no such method, stays as it is.
         """
