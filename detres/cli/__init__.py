@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 
+from detres import __version__
 from detres.cli import exchange, health, judging, looking, training
 from detres.cli.shared import process_place
 from detres.files.plain_text import printable_lines
@@ -17,6 +18,7 @@ Command = Callable[[argparse.Namespace], int]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `detres ...`; returns the exit code: 0, 1 for what the user can mend, 130 or 143 when interrupted."""
     parser = argparse.ArgumentParser(prog="detres", description="Faster R-CNN on ResNets: train, evaluate, predict.")
+    parser.add_argument("--version", action="version", version=f"detres {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="command")
     for name, (add_arguments, command, help_text) in _COMMANDS.items():
         added = commands.add_parser(name, help=help_text, description=help_text)

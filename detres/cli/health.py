@@ -31,6 +31,8 @@ def doctor(arguments: argparse.Namespace) -> int:
 
     if arguments.workers is not None and arguments.workers < 1:
         raise ValueError(f"--workers: got {arguments.workers}, expected at least 1")
+    if any(text.startswith("output=") for text in arguments.overrides):
+        raise ValueError("output: that is where training writes to; the doctor's folder is given by --output FOLDER")
     loaded = load_config(arguments.config, arguments.overrides)
     shown = ProgressLine()
     options = {"output": arguments.output, "fix": arguments.fix, "workers": arguments.workers}

@@ -1,6 +1,7 @@
 """`detres benchmark`, `figure`, `architecture`, `config`: what only looks."""
 
 import argparse
+from pathlib import Path
 
 from detres.cli.shared import add_config, print_paths, say
 
@@ -32,8 +33,8 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
         "the images of the set, default: 5000 and 64",
     )  # fmt: skip
     parser.add_argument(
-        "--data", help="folder of photos for data (default: COCO's below DETRES_DATASETS), and of images for pretrain, "
-        "root/<class>/<image> (default: Tiny ImageNet below DETRES_DATASETS)",
+        "--data", help="for data a folder of photos, with all below it (default: COCO's below DETRES_DATASETS); "
+        "for pretrain one of images, root/<class>/<image> (default: Tiny ImageNet below DETRES_DATASETS)",
     )  # fmt: skip
     parser.add_argument("--workers", type=int, default=0, help="processes that read images for pretrain, on each side")
     parser.add_argument("--repeats", type=int, default=7)
@@ -43,8 +44,10 @@ def add_benchmark(parser: argparse.ArgumentParser) -> None:
 
 
 def benchmark(arguments: argparse.Namespace) -> int:
+    from detres.files.atomic_file import require_writable
     from detres.jobs.benchmark import WORKS, benchmark, format_results, write_results
 
+    require_writable(Path(arguments.output), "choose another one by --output")
     results = benchmark(
         arguments.works or WORKS,
         against=arguments.against,
@@ -61,6 +64,7 @@ def benchmark(arguments: argparse.Namespace) -> int:
         compile=arguments.compile,
         allocator=arguments.allocator,
         profile=arguments.profile,
+        finished=lambda results: write_results(results, arguments.output),
     )
     say(f"\n{format_results(results)}\n")
     print_paths(write_results(results, arguments.output))

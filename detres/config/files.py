@@ -38,7 +38,9 @@ def _find(name: str, beside: Path, where: str, key: str) -> Path:
     near = get_close_matches(name, shipped, 1, 0.8)
     near = near or [by_name[match] for match in get_close_matches(Path(name).name, by_name, 1)]
     hint = f"did you mean {near[0]}?" if near else f"shipped are {', '.join(n for n in shipped if '/' not in n)}"
-    looked = f"neither {beside / name} nor {folder / name} is a file" if len(name) < 200 else "no file has such a name"
+    places = list(dict.fromkeys(str(place / name) for place in (beside, folder)))
+    looked = f"neither {' nor '.join(places)} is a file" if places[1:] else f"{places[0]} is no file"
+    looked = looked if len(name) < 200 else "no file has such a name"
     raise ConfigError([Mistake(where, key, f"no configuration {show_value(name)}: {looked}; {hint}")])
 
 

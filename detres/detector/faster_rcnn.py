@@ -46,7 +46,7 @@ class FasterRCNN(OptimizableForInference):
         """One Detections per image, in pixels of the resized image (ImageBatch.to_original maps them back)."""
         features = self.features(images)
         proposals, _ = self.rpn(images, features)
-        return self.roi_heads.detect(images, features, proposals)
+        return self.roi_heads.detect(images, features, proposals.trimmed())
 
     def compilable(self) -> Iterator[nn.Module]:
         """Backbone, RPN head and box heads."""

@@ -70,8 +70,7 @@ def require_writable(folder: Path, remedy: str) -> None:
         raise NotADirectoryError(f"output {folder} is a file, expected a folder: {remedy}") from error
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        text = f"cannot write into the output folder: {reason}; {remedy}"
-        raise type(error)(error.errno, text, str(folder)) from error
+        raise type(error)(error.errno, f"cannot write into the output folder {folder}: {reason}; {remedy}") from error
     finally:
         with suppress(OSError):
             probe.unlink()  # also of a full disk, which takes the name but not the byte

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from detres import wiring
 from detres.config import Config
 from detres.config.train import RecoverOnNonFinite
-from detres.data.annotations import DetectionDataset, drop_messages
+from detres.data.annotations import DatasetError, DetectionDataset, drop_messages
 from detres.data.mean_image import mean_image
 from detres.engine.optimizer import build_optimizer
 from detres.engine.progress import build_reporter
@@ -23,9 +23,20 @@ def open_train_set(config: Config) -> wiring.AnyDataset:
         wiring.build_transforms(config, training)
     dataset = wiring.build_train_dataset(config)
     describe_set("train", dataset)
+    _require_objects(dataset)
     if line := wiring.describe_image_cache(config, dataset):
         show(f"  {line}")
     return dataset
+
+
+def _require_objects(dataset: wiring.AnyDataset) -> None:
+    """Raise DatasetError for a detection set without a single object: an export that went wrong, nothing to learn."""
+    annotations = getattr(dataset, "annotations", None)
+    if annotations is not None and not any(len(annotations(index)) for index in range(len(dataset))):
+        raise DatasetError(
+            f"train: none of {len(dataset)} images has an object; expected annotations to learn from: see whether they "
+            "were exported, and whether their image ids and class names are those of data.train"
+        )
 
 
 def describe_set(name: str, dataset: wiring.AnyDataset) -> None:

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from detres.structures.boxes import pairwise_iou
 
+_MOST_AT_ONCE = 30_000  # boxes: three images with 2,000 on each of five levels
+
 
 def suppress(
     boxes: Tensor,
@@ -43,9 +45,16 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: fl
 def survivors(boxes: Tensor, scores: Tensor, groups: Tensor, usable: Tensor, iou_threshold: float) -> Tensor:
     """Which boxes (N, M, 4) of a batch survive: (N, M) bool. As batched_nms; images never meet.
 
-    scores, groups and usable (bool) are (N, M). What is not usable goes, and suppresses nothing. One call for the whole
-    batch, so that a GPU is waited for once (torchvision's kernel gives as many indices as survive).
+    scores, groups and usable (bool) are (N, M). What is not usable goes, and suppresses nothing. Several images in a
+    call, because each has a GPU waited for (torchvision's kernel gives as many indices as survive); not all of a large
+    batch, because its cost on a GPU grows with the square of the boxes.
     """
+    step = max(1, _MOST_AT_ONCE // max(1, boxes.shape[1]))
+    parts = zip(boxes.split(step), scores.split(step), groups.split(step), usable.split(step), strict=True)
+    return torch.cat([_survivors_of_images(*part, iou_threshold=iou_threshold) for part in parts])
+
+
+def _survivors_of_images(boxes: Tensor, scores: Tensor, groups: Tensor, usable: Tensor, iou_threshold: float) -> Tensor:
     images = torch.arange(len(boxes), device=boxes.device)[:, None]
     # an empty box overlaps nothing
     boxes = boxes.float().masked_fill(~usable[:, :, None], 0.0).flatten(0, 1)

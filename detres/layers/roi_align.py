@@ -175,11 +175,11 @@ def _spans(start: Tensor, end: Tensor, size: int, bins: int, sampling_ratio: int
     start, end = start.where(usable, -2.0), end.where(usable, -2.0)  # beyond the map, where nothing is sampled
     length = end - start if aligned else (end - start).clamp(min=1)
     per_bin = length / bins
-    asked = torch.full_like(per_bin, sampling_ratio) if sampling_ratio else per_bin.ceil()
+    asked = torch.full_like(per_bin, sampling_ratio) if sampling_ratio > 0 else per_bin.ceil()
     samples = asked.clamp(min=1)
     number = torch.arange(int(samples.max()), dtype=start.dtype)
     begin = start[:, None] + torch.arange(bins, dtype=start.dtype) * per_bin[:, None]
-    points = begin[..., None] + ((number + 0.5) * (per_bin / samples)[:, None])[:, None]  # (R, S, samples)
+    points = begin[..., None] + ((number + 0.5) * per_bin[:, None] / samples[:, None])[:, None]  # (R, S, samples)
     counted = (points >= -1) & (points <= size) & (number < asked[:, None])[:, None]
     points = points.clamp(0, size - 1)
     last = points.gather(2, (samples.long() - 1)[:, None, None].expand(-1, bins, -1)).squeeze(2)

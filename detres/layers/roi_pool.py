@@ -33,7 +33,7 @@ class RoIPooler(nn.Module):
 
     strides         of the feature maps that are passed to forward, rising
     type            "roi_align" (He et al., 2017) or "roi_pool" (Girshick, 2015)
-    sampling_ratio  points per bin and side; 0: as many as the bin covers cells
+    sampling_ratio  points per bin and side; 0 (or -1): as many as the bin covers cells
     aligned         RoIAlign with half a cell's shift (detectron2); False: without (torchvision)
     """
 

@@ -23,3 +23,8 @@ class Proposals:
 
     def __len__(self) -> int:
         return len(self.boxes_xyxy)
+
+    def trimmed(self) -> "Proposals":
+        """Without the places that all images fill up; one at least stays. Waits for the device."""
+        most = max(1, int(self.valid.sum(dim=1).amax())) if len(self) else 0
+        return Proposals(self.boxes_xyxy[:, :most], self.logits[:, :most], self.valid[:, :most])

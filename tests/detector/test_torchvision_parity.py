@@ -57,7 +57,7 @@ def test_inference(pair: tuple[TorchvisionFasterRCNN, FasterRCNN], case: str) ->
     our_tap = Tap(body=ours.backbone.body, fpn=ours.backbone, rpn=ours.rpn.head, heads=ours.roi_heads.box_predictor)
     proposals: dict[str, Any] = {}
     theirs.rpn.register_forward_hook(lambda _m, _i, out: proposals.__setitem__("theirs", out[0]))
-    ours.rpn.register_forward_hook(lambda _m, _i, out: proposals.__setitem__("ours", out[0]))
+    ours.rpn.register_forward_hook(lambda _m, _i, out: proposals.__setitem__("ours", out[0].trimmed()))
     with torch.no_grad():
         expected = theirs(pictures)
     got = batch.to_original(ours.predict(batch))

@@ -1,7 +1,7 @@
 """A whole training step leaves the device alone: its host looks at no value and no shape that depends on one.
 
 What still waits, and is let through here by name:
-- NMS (detres.layers.nms._survivors): once a step for the whole batch (and once more for hard examples), because
+- NMS (detres.layers.nms._survivors): once a step for every 30,000 boxes of the batch (and for hard examples), because
   torchvision's kernel gives as many indices as boxes survive;
 - Mixing._check_sizes: the first batch only, on an accelerator;
 - the losses giou, diou and ciou, which are torchvision's: they index by masks (not tested here);

@@ -46,14 +46,14 @@ def test_an_output_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     with pytest.raises(NotADirectoryError, match="is a file, expected a folder"):
         RunDirectory(tmp_path / "file")
-    with pytest.raises(OSError, match="cannot write into the output folder: Not a directory.*output="):
+    with pytest.raises(OSError, match="cannot write into the output folder .*: Not a directory.*output="):
         RunDirectory(tmp_path / "file" / "below")
 
     def refuse(self, data):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "write_bytes", refuse)
-    with pytest.raises(PermissionError, match=r"Permission denied; choose another one by output=.*'.*closed'"):
+    with pytest.raises(PermissionError, match=r"folder .*closed: Permission denied; choose another one by output="):
         RunDirectory(tmp_path / "closed")
 
 

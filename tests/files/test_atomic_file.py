@@ -63,7 +63,7 @@ def test_asking_whether_a_folder_is_writable_leaves_nothing(tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="file is a file, expected a folder: choose another"):
         require_writable(tmp_path / "file", "choose another")
-    with pytest.raises(OSError, match="cannot write into the output folder: .*; choose another.*below"):
+    with pytest.raises(OSError, match="cannot write into the output folder .*below: .*; choose another"):
         require_writable(tmp_path / "file" / "below", "choose another")
 
 

@@ -189,7 +189,9 @@ def test_different_results_are_refused(
         ({"allocator": "jemalloc"}, "expected one of own, default, tuned"),
         ({"precision": "int8"}, "expected one of float32, bfloat16, float16"),
         ({"works": ["eval"], "against": "detres"}, "got detres for eval"),
-        ({"works": ["eval", "data"], "precision": "bfloat16"}, "which have neither"),
+        ({"works": ["eval", "data"], "precision": "bfloat16"}, "precision: means nothing for eval, data"),
+        ({"works": ["eval"], "compile": True}, "compile: means nothing for eval"),
+        ({"works": ["data"], "data": "/no/such/folder"}, "/no/such/folder: no such folder"),
         ({"works": ["train"], "profile": True}, "expected train and --device cuda"),
     ],
 )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from detres.cli import main
 from detres.jobs.benchmark import DifferentWork, benchmark, evaluation, evaluation_set, format_results, write_results
 from detres.jobs.benchmark.conditions import Conditions
 from detres.jobs.benchmark.evaluation_set import make_set
@@ -75,3 +76,26 @@ def test_different_numbers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "_ours", lambda judged: evaluation._Turn([0.5] * 12, {}))
     with pytest.raises(DifferentWork, match="COCO's numbers: pycocotools computes"):
         evaluation.compare_evaluations(3, CONDITIONS)
+
+
+@pytest.mark.usefixtures("_few_classes")
+def test_each_work_is_handed_over_when_it_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what fails, or is interrupted, later does not take it along."""
+
+    def fails(*_: object) -> None:
+        raise DifferentWork("another")
+
+    got: list[dict[str, float]] = []
+    monkeypatch.setattr("detres.jobs.benchmark.run.loading.compare_loading", fails)
+    with pytest.raises(DifferentWork):
+        benchmark(("eval", "data"), batch_size=4, repeats=1, progress=lambda _: None, finished=got.append)
+    assert len(got) == 1 and list(got[0]["works"]) == ["eval"]
+    assert "its median lies" not in format_results(got[0]), "of one repeat nothing can be said"
+
+
+@pytest.mark.usefixtures("_few_classes")
+def test_the_output_folder_is_tried_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["benchmark", "eval", "--output", str(tmp_path / "file")]) == 1
+    said = capsys.readouterr()
+    assert "is a file, expected a folder: choose another one by --output" in said.err and not said.out

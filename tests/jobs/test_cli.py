@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from detres import cli
+from detres import __version__, cli
 from detres.data import image_io
 from detres.engine.checkpoint import load_checkpoint
 from tests.jobs.conftest import Outcome, Workshop
@@ -194,6 +194,7 @@ def _another_class(content: dict[str, Any]) -> None:
         ("instances", lambda c: c["categories"].append(c["categories"][0]), "category id 1 occurs 2 times"),
         ("instances", lambda c: c.pop("categories"), "not a COCO instances file: expected a list"),
         ("instances", lambda c: c["images"].clear(), "the data set is empty"),
+        ("instances", lambda c: c["annotations"].clear(), "images has an object; expected annotations to learn from"),
         ("test", _another_class, "data.val has classes that the training set lacks: ['zebra']"),
     ],
 )
@@ -271,7 +272,7 @@ def test_a_read_only_output_folder(train: Detres, tmp_path: Path, monkeypatch: p
         raise PermissionError(errno.EACCES, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "write_bytes", refuse)  # root may write everywhere, so the refusal is played
-    _refused(train(), "cannot write into the output folder: Permission denied", str(tmp_path / "run"))
+    _refused(train(), f"cannot write into the output folder {tmp_path / 'run'}: Permission denied")
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint_whole(
@@ -324,6 +325,12 @@ def test_no_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert caught.value.code == 2 and "required: command" in capsys.readouterr().err
 
 
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0 and capsys.readouterr().out == f"detres {__version__}\n"
+
+
 def test_mistakes_in_the_configuration(workshop: Workshop, detres: Detres, tmp_path: Path) -> None:
     for override, message in (
         ("train.lr=3", "train.lr: unknown key"),
@@ -335,6 +342,8 @@ def test_mistakes_in_the_configuration(workshop: Workshop, detres: Detres, tmp_p
     _refused(detres("pretrain", "--config", workshop.config), "use tools/train_net.py")
     _refused(detres("train", "--config", workshop.pretrain_config), "use tools/pretrain.py")
     _refused(detres("train", "--config", "coco_r5.yaml"), "did you mean coco_r50.yaml")
+    _refused(detres("train", "--config", tmp_path), f"{tmp_path} is no file; shipped are")
+    _refused(detres("doctor", "--config", workshop.config, "output=x"), "output: that is where", "--output FOLDER")
     assert not (tmp_path / "run").exists()
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import detres.layers.nms
 from detres.layers.nms import _nms_by_offsets, batched_nms, soft_nms, survivors
 from detres.structures.boxes import pairwise_iou
 
@@ -81,8 +82,10 @@ def test_unknown_method() -> None:
         soft_nms(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), method="hard")
 
 
-def test_survivors_of_a_batch_are_those_of_each_image() -> None:
+@pytest.mark.parametrize("at_once", [1, 120, 1000])
+def test_survivors_of_a_batch_are_those_of_each_image(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images and groups never meet; what is not usable goes and suppresses nothing, even where it is not finite."""
+    monkeypatch.setattr(detres.layers.nms, "_MOST_AT_ONCE", at_once)
     generator = torch.Generator().manual_seed(3)
     corners = torch.rand(3, 60, 2, generator=generator) * 40
     boxes = torch.cat([corners, corners + 5 + torch.rand(3, 60, 2, generator=generator) * 30], dim=2)

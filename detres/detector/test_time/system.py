@@ -89,6 +89,6 @@ class DetectionSystem(nn.Module):
         scorer = OneScale(model, batch)
         proposals, _ = model.rpn(batch, scorer.features)
         if not pyramid:
-            return scorer, proposals
+            return scorer, proposals.trimmed()
         scales = [batch_of(scale, images, divisibility) for scale in pyramid]
-        return TwoScales(model, batch, scales, self.region_size), proposals
+        return TwoScales(model, batch, scales, self.region_size), proposals.trimmed()

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from detres.jobs.benchmark.parts import PARTS
-from detres.jobs.benchmark.report import title
+from detres.jobs.benchmark.report import is_telling, title
 
 
 def draw_chart(results: Mapping[str, Any], output: Path) -> None:
@@ -28,7 +28,7 @@ def draw_chart(results: Mapping[str, Any], output: Path) -> None:
     figure.legend(
         [handles[part] for part in shown], shown, loc="outside lower center", ncols=8, fontsize=8, frameon=False
     )
-    figure.suptitle(_subtitle(results["settings"]), fontsize=9)
+    figure.suptitle(_subtitle(results), fontsize=9)
     figure.savefig(output, dpi=120)
     plt.close(figure)
 
@@ -36,7 +36,8 @@ def draw_chart(results: Mapping[str, Any], output: Path) -> None:
 def _draw_ratio(axes: Any, row: int, ratio: Mapping[str, Any]) -> None:
     low, high = ratio["interval"]
     axes.plot([ratio["min"], ratio["max"]], [row, row], color="0.6", linewidth=1.5, zorder=2)
-    axes.plot([low, high], [row, row], color="C0", linewidth=6, alpha=0.5, solid_capstyle="butt", zorder=3)
+    if is_telling(ratio):
+        axes.plot([low, high], [row, row], color="C0", linewidth=6, alpha=0.5, solid_capstyle="butt", zorder=3)
     axes.plot(ratio["each"], [row + 0.13] * len(ratio["each"]), "k.", markersize=3, zorder=4)
     axes.plot(ratio["median"], row, "o", color="C0", markersize=8, zorder=5)
     axes.annotate(
@@ -109,10 +110,15 @@ def _share(figures: Mapping[str, Any], side: str) -> str:
     return f", {figures['ceiling_share'][side]:.0%} of the ceiling" if "ceiling_share" in figures else ""
 
 
-def _subtitle(settings: Mapping[str, Any]) -> str:
-    ours = f"{settings['precision']}{', compiled' if settings['compile'] else ''}"
-    return (
-        f"detres ({ours}) against {settings['against']} ({settings['their_precision']}, eager); "
-        f"allocator {settings['allocator']}; {settings['processor']}, {settings['device']}, "
-        f"{settings['threads']} threads, torch {settings['torch']}"
+def _subtitle(results: Mapping[str, Any]) -> str:
+    settings, works = results["settings"], results["works"].values()
+    sides = {side: how for figures in works for side, how in figures.get("sides", {}).items() if "precision" in how}
+    contest = " against ".join(f"{side} ({how['precision']}, {how['mode']})" for side, how in reversed(sides.items()))
+    malloc = {"own": "malloc tuned for detres only", "default": "malloc's defaults", "tuned": "malloc tuned for both"}
+    conditions = [malloc[settings["allocator"]], settings["processor"], settings["device"]]
+    return "; ".join(
+        [
+            *filter(None, [contest]),
+            ", ".join([*conditions, f"{settings['threads']} threads, torch {settings['torch']}"]),
+        ]
     )

@@ -28,6 +28,7 @@ from detres.jobs.benchmark.training import (
     timed_step,
 )
 from detres.jobs.benchmark.twins import Inputs, Twins, make_inputs, make_twins
+from detres.layers.winograd import WinogradConv2d
 from detres.structures import Batch
 
 Step = Callable[[Lap], None]
@@ -87,6 +88,8 @@ def _inference(twins: Twins, inputs: Inputs, conditions: Conditions) -> tuple[di
         "memory format": "channels last",
         "norms": "folded",
     }
+    if any(isinstance(module, WinogradConv2d) for module in optimised.modules()):
+        settings["3x3 convolutions"] = "Winograd"
     ours = _our_side(optimised, _prediction(optimised, inputs), conditions.allocator_of(OURS), settings)
     return same, plain if conditions.against == OURS else theirs, ours, plain
 

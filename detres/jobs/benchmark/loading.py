@@ -102,6 +102,8 @@ def compare_loading(conditions: Conditions, data: str | None, most: int) -> dict
 
 def _find(data: str | None, temporary: Path, most: int) -> tuple[Photos, str]:
     folder, source = (Path(data), data) if data is not None else photo_folder(temporary, min(most, 16))
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder; give a folder of photos with --data")
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)[:most]
     if not files:
         raise ValueError(f"{folder}: no image file ({', '.join(_SUFFIXES)}) in it; give a folder of photos with --data")

@@ -42,9 +42,10 @@ def _format_work(work: str, figures: Mapping[str, Any]) -> Iterator[str]:
         yield from (f"  {side:<12} {_images_per_second(figures, side)}" for side in figures["seconds"])
     sides = list(figures["parts"])
     ratio = figures["ratio"]
-    low, high = ratio["interval"]
     yield f"  {'ratio':<12} {_spread(ratio)} ({sides[0]} / detres; above 1, detres is faster)"
-    yield f"  {'':<12} its median lies between {low:.3f} and {high:.3f} with {ratio['confidence']:.1%}"
+    if is_telling(ratio):
+        low, high = ratio["interval"]
+        yield f"  {'':<12} its median lies between {low:.3f} and {high:.3f} with {ratio['confidence']:.1%}"
     yield from _memory(figures)
     for side, found in figures.get("synchronisations", {}).items():
         yield f"  {side:<12} waits for the GPU {found['count']} times in a step: {_places(found['places'])}"
@@ -75,6 +76,11 @@ def _places(places: Mapping[str, int]) -> str:
 def _memory(figures: Mapping[str, Any]) -> list[str]:
     known = {side: mib for side, mib in figures.get("memory_mib", {}).items() if mib is not None}
     return [f"  {'memory':<12} {', '.join(f'{side} {mib:.0f} MiB' for side, mib in known.items())}"] if known else []
+
+
+def is_telling(ratio: Mapping[str, Any]) -> bool:
+    """Whether there were enough repeats to say where the median lies: five or more."""
+    return bool(ratio["confidence"] > 0.9)
 
 
 def title(work: str, figures: Mapping[str, Any]) -> str:

@@ -63,6 +63,7 @@ def benchmark(
     profile: bool = False,
     num_proposals: tuple[int, int] = (2000, 1000),
     progress: Callable[[str], None] = print,
+    finished: Callable[[dict[str, Any]], object] = lambda results: None,
 ) -> dict[str, Any]:
     """Time detres against torchvision, which is eager and in float32, at each of `works`.
 
@@ -81,7 +82,7 @@ def benchmark(
     `against` "detres" compares with detres itself, eager, float32, without options (detectors, classify). `profile`
     counts where a training step waits for a GPU. `num_proposals` at most (training, test) of an image.
     Both sides have the same weights and input; detectors keep nothing from one repeat to the next. Returns settings
-    and figures as plain values.
+    and figures as plain values, which `finished` gets after each work with those so far.
     Raises DifferentWork when the sides do not compute the same, ValueError for impossible settings.
     """
     _check_settings(works, size_hw, batch_size, repeats, threads)
@@ -109,8 +110,9 @@ def benchmark(
                     results["works"][work]["synchronisations"] = count_synchronisations(contest.sides)
             else:
                 results["works"] |= _without_detectors(work, conditions, ceilings, size[0], count, data, workers)
-    results["ceilings"] = ceilings.rates
-    results["settings"]["other_load"] = others.share()
+            results["ceilings"] = ceilings.rates
+            results["settings"]["other_load"] = others.share()
+            finished(results)
     return results
 
 
@@ -187,8 +189,10 @@ def _check_options(works: Sequence[str], conditions: Conditions, profile: bool) 
     without = [work for work in works if work in _WITHOUT_OPTIONS]
     if without and conditions.against == "detres":
         raise ValueError(f"against: got detres for {', '.join(without)}, expected torchvision; name the other works")
-    if len(without) == len(works) and (conditions.precision != "float32" or conditions.compile):
-        raise ValueError(f"precision, compile: got them for {', '.join(without)}, which have neither; leave them out")
+    given = {"precision": conditions.precision != "float32", "compile": conditions.compile}
+    if len(without) == len(works) and any(given.values()):
+        names = " and ".join(name for name, is_given in given.items() if is_given)
+        raise ValueError(f"{names}: means nothing for {', '.join(without)}; expected it with one of the other works")
     if profile and (conditions.device.type != "cuda" or "train" not in works):
         raise ValueError("profile: counts where training steps wait for a GPU; expected train and --device cuda")
 
