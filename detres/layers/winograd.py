@@ -30,7 +30,7 @@ _MIN_PRODUCTS = (
     64  # rows of a matrix product, filled up with zeros; for fewer, oneDNN wants the weights in another order
 )
 _SMALL = 64  # cells of maps, such as those of regions, of which all tiles are transformed at once by a matrix
-_CHUNK = 4 << 20  # numbers in the transformed tiles that are computed at one time, so that they stay in the cache
+_CHUNK = 3 << 20  # numbers in the transformed tiles that are computed at one time, so that they stay in the cache
 
 
 class WinogradConv2d(nn.Conv2d):
