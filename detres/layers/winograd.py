@@ -26,9 +26,7 @@ _KERNEL = (
 _MIN_CHANNELS = 128  # with fewer the transforms cost more than the products save
 _MIN_USED = 0.6  # of the cells of all tiles; what sticks out at the right and the bottom is computed in vain
 _MIN_TILES = 32  # with fewer, reading the larger weights takes longest
-_MIN_PRODUCTS = (
-    64  # rows of a matrix product, filled up with zeros; for fewer, oneDNN wants the weights in another order
-)
+_MIN_PRODUCTS = 64  # tiles, filled up with zeros: for fewer, oneDNN wants the weights in another order
 _SMALL = 64  # cells of maps, such as those of regions, of which all tiles are transformed at once by a matrix
 _CHUNK = 3 << 20  # numbers in the transformed tiles that are computed at one time, so that they stay in the cache
 
@@ -78,6 +76,14 @@ class WinogradConv2d(nn.Conv2d):
         """What copies and files get: packed weights can be neither copied nor saved."""
         return {**self.__dict__, "_transformed": None}
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._transformed = None  # of weights that were
+        super()._load_from_state_dict(*args)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "WinogradConv2d":
+        self._transformed = None
+        return super()._apply(*args, **kwargs)
+
 
 def use_winograd(network: nn.Module) -> int:
     """Replace every convolution in `network` that suits; returns how many."""
@@ -120,7 +126,7 @@ def _has_one_packing(outputs: int, inputs: int) -> bool:
     names = ("_reorder_convolution_weight", "_convolution_pointwise", "_get_mkldnn_serialized_md")
     if not torch.backends.mkldnn.is_available() or not all(hasattr(torch.ops.mkldnn, name) for name in names):
         return False
-    grouped = torch.empty(outputs, inputs, 1, 1)
+    grouped = torch.empty(outputs, inputs, 1, 1, device="cpu")
     found = [torch.ops.mkldnn._get_mkldnn_serialized_md(_packed(grouped, _MIN_PRODUCTS << i)) for i in range(7)]
     return all(torch.equal(found[0], each) for each in found[1:])
 
@@ -162,10 +168,11 @@ def convolve(maps: Tensor, transformed: Tensor, bias: Tensor | None) -> Tensor:
 def _matrices(height: int, width: int) -> tuple[Tensor, Tensor]:
     """Both transforms of whole small maps: (36 tiles, H W) there and (H W, 36 tiles) back."""
     cells, rows, columns = height * width, -(-height // 4), -(-width // 4)
-    scratch, values = _Scratch(torch.empty(0)), 36 * rows * columns
-    there = _transform_input(torch.eye(cells).view(1, height, width, cells), slice(0, rows), scratch)
-    back = torch.empty(1, height, width, values)
-    _transform_output(torch.eye(values).view(-1, 36 * values), torch.zeros(values), back, scratch)
+    values, nothing = 36 * rows * columns, torch.zeros(0, dtype=torch.float32, device="cpu")
+    each_cell, each_value = (nothing.new_ones(size).diag() for size in (cells, values))
+    there = _transform_input(each_cell.view(1, height, width, cells), slice(0, rows), _Scratch(nothing))
+    back = nothing.new_empty(1, height, width, values)
+    _transform_output(each_value.view(-1, 36 * values), nothing.new_zeros(values), back, _Scratch(nothing))
     return there[: rows * columns].view(values, cells).clone(), back.view(cells, values)
 
 

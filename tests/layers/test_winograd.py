@@ -109,6 +109,14 @@ def test_a_layer_keeps_its_parameters_and_can_be_copied_and_saved() -> None:
     assert torch.equal(torch.load(file, weights_only=False)(maps), found)
 
 
+def test_weights_that_are_loaded_later_are_taken() -> None:
+    layer, other, maps = WinogradConv2d.of(_layer()), _layer(), _maps(1, 128, 40, 40)
+    layer(maps)
+    other.weight.mul_(2)
+    layer.load_state_dict(other.state_dict())
+    torch.testing.assert_close(layer(maps), other(maps), rtol=1e-4, atol=1e-4)
+
+
 def test_what_does_not_pay_is_computed_directly() -> None:
     plain = _layer()
     layer = WinogradConv2d.of(plain)
