@@ -99,7 +99,7 @@ def _color(index: int) -> Any:
 
 
 def _label(work: str, figures: Mapping[str, Any]) -> str:
-    return title(work, figures).replace(", ", "\n", 1)
+    return title(work, figures).replace(", ", "\n", 1).replace(", input", "\ninput")
 
 
 def _seconds(seconds: float) -> str:
