@@ -115,10 +115,8 @@ def _subtitle(results: Mapping[str, Any]) -> str:
     sides = {side: how for figures in works for side, how in figures.get("sides", {}).items() if "precision" in how}
     contest = " against ".join(f"{side} ({how['precision']}, {how['mode']})" for side, how in reversed(sides.items()))
     malloc = {"own": "malloc tuned for detres only", "default": "malloc's defaults", "tuned": "malloc tuned for both"}
-    conditions = [malloc[settings["allocator"]], settings["processor"], settings["device"]]
-    return "; ".join(
-        [
-            *filter(None, [contest]),
-            ", ".join([*conditions, f"{settings['threads']} threads, torch {settings['torch']}"]),
-        ]
+    machine = (
+        f"{malloc[settings['allocator']]}, {settings['processor']}, {settings['device']}, "
+        f"{settings['threads']} threads, torch {settings['torch']}"
     )
+    return f"{contest}; {machine}" if contest else machine
