@@ -45,9 +45,9 @@ class OptimizableForInference(nn.Module):
 
         fold_norms     batch norms become part of the convolutions before them (the same numbers up to rounding)
         channels_last  maps are kept with the channels innermost, as fast convolutions want them
-        winograd       3x3 convolutions of many channels take a third of the time, in float32 on CPUs and not compiled
-                       (detres.layers.winograd); the weights of these are kept five times as large. Rounds 10 times as
-                       much as a direct convolution, 1e-5 of the largest value
+        winograd       3x3 convolutions of many channels take about half the time, in float32 on CPUs and not compiled
+                       (detres.layers.winograd); the weights of these are kept five times as large. Rounds up to 10
+                       times as much as a direct one, 3e-5 of the largest value
         precision      float32, bfloat16 or float16: of the weights and maps. Pixels are normalised, boxes decoded,
                        scores and NMS computed in float32 all the same
         compile        by torch.compile, for images of any size: the first batches take half a minute or more, and a C++

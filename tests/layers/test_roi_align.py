@@ -52,7 +52,7 @@ def test_equals_torchvision_forwards_and_backwards(aligned: bool, ratio: int, si
     gradient = torch.randn(expected.shape, generator=torch.Generator().manual_seed(3))
     got.backward(gradient)
     expected.backward(gradient)
-    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-5 * float(theirs.grad.abs().max()))
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=min(2e-5, 1e-5 * float(theirs.grad.abs().max())))
 
 
 @pytest.mark.parametrize("ratio", [-1, 0, 3, 5])
@@ -125,4 +125,6 @@ def test_levels_are_those_of_the_operator() -> None:
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
         (got.square().sum() + expected.square().sum()).backward()
         for mine, other in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(mine.grad, other.grad, rtol=1e-5, atol=1e-5 * float(other.grad.abs().max()))
+            torch.testing.assert_close(
+                mine.grad, other.grad, rtol=1e-5, atol=min(1e-4, 1e-5 * float(other.grad.abs().max()))
+            )
