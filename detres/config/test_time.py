@@ -20,7 +20,7 @@ class InferenceSettings(Settings):
 
     fold_norms: bool = True  # batch norms become part of the convolutions before them
     channels_last: bool = True
-    winograd: bool = True  # 3x3 convolutions with fewer multiplications, in float32 on CPUs
+    winograd: bool = True  # 3x3 convolutions with fewer multiplications, on CPUs
     compile: bool = False  # by torch.compile: half a minute or more at each evaluation
 
 

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detres.backbones import ResNet
 from detres.layers import winograd
 from detres.layers.winograd import WinogradConv2d, convolve, transform_weight, use_winograd
+
+_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-2}  # of the largest value
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +41,16 @@ def _error(found: Tensor, maps: Tensor, weight: Tensor, bias: Tensor | None) -> 
     return float((found - expected).abs().max() / expected.abs().max())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", [(1, 1), (4, 4), (7, 7), (3, 9), (8, 5), (25, 34), (50, 68), (41, 3)])
 @pytest.mark.parametrize(("images", "inputs", "outputs"), [(1, 128, 128), (3, 8, 20), (2, 130, 7)])
-def test_maps_of_any_size_and_any_number_of_channels(images: int, inputs: int, outputs: int, size: tuple[int, int]):
-    maps, layer = _maps(images, inputs, *size), _layer(inputs, outputs)
+def test_maps_of_any_size_and_any_number_of_channels(
+    images: int, inputs: int, outputs: int, size: tuple[int, int], dtype: torch.dtype
+) -> None:
+    maps, layer = _maps(images, inputs, *size).to(dtype), _layer(inputs, outputs).to(dtype)
     found = convolve(maps, transform_weight(layer.weight), layer.bias)
-    assert _error(found, maps, layer.weight, layer.bias) < 3e-5
-    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert found.dtype == dtype and found.is_contiguous(memory_format=torch.channels_last)
+    assert _error(found, maps, layer.weight, layer.bias) < _TOLERANCE[dtype]
     assert torch.equal(convolve(maps.contiguous(), transform_weight(layer.weight), layer.bias), found)
 
 
@@ -53,7 +59,7 @@ def test_maps_of_any_size_and_any_number_of_channels(images: int, inputs: int, o
 def test_chunks_of_any_size(chunk: int, images: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd, "_CHUNK", chunk)
     maps, layer = _maps(images, 8, *size), _layer(8, 8, bias=False)
-    assert _error(convolve(maps, transform_weight(layer.weight), None), maps, layer.weight, None) < 3e-5
+    assert _error(convolve(maps, transform_weight(layer.weight), None), maps, layer.weight, None) < 1e-5
 
 
 @pytest.mark.parametrize("images", [1, 2, 7, 64])
@@ -70,14 +76,15 @@ def test_chunks_cover_every_tile_once_and_are_large_enough(images: int, rows: in
     assert (seen == 4).all()
 
 
-def test_other_packings_and_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-5), (torch.bfloat16, 4e-2)])
+def test_other_packings_and_none_at_all(dtype: torch.dtype, most: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where torch lacks its compiler's operators, or the order of the weights depends on the number of tiles."""
-    maps, layer = _maps(1, 64, 30, 40), _layer(64, 64)
+    maps, layer = _maps(1, 64, 30, 40).to(dtype), _layer(64, 64).to(dtype)
     packed = convolve(maps, transform_weight(layer.weight), layer.bias)
     monkeypatch.setattr(winograd, "_has_one_packing", lambda *_: False)
     plain = transform_weight(layer.weight)
     assert not plain.is_mkldnn and plain.shape == (36 * 64, 64, 1, 1)
-    torch.testing.assert_close(convolve(maps, plain, layer.bias), packed, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(convolve(maps, plain, layer.bias), packed, rtol=most, atol=most)
 
 
 def test_the_order_of_weights_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +98,9 @@ def test_the_order_of_weights_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
         )  # fmt: skip
         for name in ("_reorder_convolution_weight", "_convolution_pointwise"):
             monkeypatch.setattr(torch.ops.mkldnn, name, None, raising=False)
-        assert winograd._has_one_packing.__wrapped__(36, 1) is (expected and torch.backends.mkldnn.is_available())
+        assert winograd._has_one_packing.__wrapped__(36, 1, torch.float32) is (
+            expected and torch.backends.mkldnn.is_available()
+        )
     assert set(asked) <= {64, 128, 256, 512, 1024, 2048, 4096}
 
 
@@ -126,8 +135,38 @@ def test_what_does_not_pay_is_computed_directly() -> None:
     with torch.enable_grad():
         layer(maps).sum().backward()
     assert maps.grad is not None
-    half = WinogradConv2d.of(_layer()).bfloat16()
-    assert half(_maps(1, 128, 40, 40).bfloat16()).dtype == torch.bfloat16
+    double = WinogradConv2d.of(_layer()).double()
+    assert double(_maps(1, 128, 40, 40).double()).dtype == torch.float64
+
+
+def test_bfloat16_where_the_processor_multiplies_it_by_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, many = _layer(64, 64).bfloat16(), _layer().bfloat16()
+    for vectors, tiles, expected in ((True, False, True), (False, False, False), (True, True, False)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda vectors=vectors: vectors, raising=False)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda tiles=tiles: tiles, raising=False)
+        assert WinogradConv2d.suits(many) is expected and not WinogradConv2d.suits(few)
+        layer, maps = WinogradConv2d.of(many), _maps(2, 128, 30, 40).bfloat16()
+        assert torch.equal(layer(maps), many(maps)) is not expected, "whether it is the direct convolution"
+        assert _error(layer(maps), maps, many.weight, many.bias) < _TOLERANCE[torch.bfloat16]
+
+
+def test_a_network_in_bfloat16_is_hardly_more_wrong_than_by_direct_convolutions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rounding its maps to bfloat16 is what makes the most of the error."""
+    monkeypatch.setattr(winograd, "_has_bfloat16_vectors", lambda: True)
+    torch.manual_seed(3)
+    network = ResNet(50, norm="none").eval()
+    maps = F.interpolate(_maps(2, 3, 12, 16), size=(192, 256), mode="bicubic").contiguous(
+        memory_format=torch.channels_last
+    )
+    expected = network(maps)["c5"]
+    network.bfloat16()
+    direct = network(maps.bfloat16())["c5"].float()
+    assert use_winograd(network) == 10
+    ours = network(maps.bfloat16())["c5"].float()
+    assert not torch.equal(ours, direct)
+    assert (ours - expected).square().mean() < 1.5**2 * (direct - expected).square().mean()
 
 
 def test_which_layers_are_replaced() -> None:
@@ -139,7 +178,7 @@ def test_which_layers_are_replaced() -> None:
         nn.Conv2d(128, 128, 3, padding=2, dilation=2),
         nn.Conv2d(256, 256, 3, padding=1, groups=2),
         nn.Conv2d(128, 128, 3, padding=1, padding_mode="reflect"),
-        nn.Conv2d(128, 128, 3, padding=1, dtype=torch.bfloat16),
+        nn.Conv2d(128, 128, 3, padding=1, dtype=torch.float64),
     ]
     shared = _layer()
     network = nn.Sequential(*kept, shared, nn.Sequential(shared, nn.ReLU()))
