@@ -3,12 +3,14 @@
 Shapes: N images, H and W padded height and width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from detres.structures import ImageBatch
+
+_IN_CACHE = 400_000  # numbers
 
 
 class PixelNormalizer(nn.Module):
@@ -54,20 +56,18 @@ class PixelNormalizer(nn.Module):
         pixels = images.pixels if self.channel_order == "rgb" else images.pixels.flip(1)
         height, width = pixels.shape[-2:]
         inside_rows, inside_columns = self._inside(images)
-        if pixels.is_contiguous() or not pixels.is_contiguous(memory_format=torch.channels_last):
-            mean, std = self._mean_of(height, width), self.std
-            inside_rows, inside_columns = inside_rows[:, None, :, None], inside_columns[:, None, None, :]
-        else:  # a row of triples as one long row: short innermost loops would take five times as long
-            pixels = pixels.permute(0, 2, 3, 1).flatten(2)
-            mean = self._mean_of(height, width).permute(0, 2, 3, 1).expand(-1, -1, width, -1).flatten(2)
-            std = self.std.reshape(3).repeat(width)
-            inside_rows, inside_columns = inside_rows[:, :, None], inside_columns.repeat_interleave(3, 1)[:, None]
-        # Dividing by infinity makes the padding zero. Only the first operation makes a tensor: the rest is in place.
-        std = torch.where(inside_columns, std, torch.inf)
-        normalised = pixels.to(mean.dtype, copy=True).sub_(mean).div_(std).mul_(inside_rows)
-        if normalised.dim() == 4:
-            return normalised
-        return normalised.unflatten(2, (width, 3)).permute(0, 3, 1, 2)
+        mean = self._mean_of(height, width).expand(-1, -1, -1, width)
+        scale = inside_columns[:, None, None, :] / self.std  # by which the padding becomes zero
+        in_planes = pixels.is_contiguous() or not pixels.is_contiguous(memory_format=torch.channels_last)
+        rows, mean, scale = (_as_rows(each, in_planes) for each in (pixels, mean, scale))
+        mean, inside_rows = mean.expand_as(rows), inside_rows.view(*inside_rows.shape, *[1] * (rows.dim() - 2))
+        has_others = _may_have_others(inside_rows)
+        normalised = torch.empty_like(rows, dtype=mean.dtype)
+        for part in _parts(rows):
+            there = normalised[:, part].copy_(rows[:, part]).sub_(mean[:, part]).mul_(scale)
+            if has_others:
+                there.mul_(inside_rows[:, part])
+        return normalised.transpose(1, 2) if in_planes else normalised.unflatten(2, (width, 3)).permute(0, 3, 1, 2)
 
     def _mean_of(self, height: int, width: int) -> Tensor:
         """What to subtract from pixels of that size: (1, 3, 1, 1) or (1, 3, H, W)."""
@@ -84,3 +84,23 @@ class PixelNormalizer(nn.Module):
         rows = torch.arange(height, device=images.pixels.device) < images.sizes_hw[:, :1]
         columns = torch.arange(width, device=images.pixels.device) < images.sizes_hw[:, 1:]
         return rows, columns
+
+
+def _as_rows(values: Tensor, in_planes: bool) -> Tensor:
+    """(N, 3, H, W) -> (N, H, 3, W), or (N, H, 3 W) where the channels are innermost in memory.
+
+    As (W, 3) the loops of the innermost dimension would be so short as to take five times as long.
+    """
+    return values.transpose(1, 2) if in_planes else values.permute(0, 2, 3, 1).flatten(2)
+
+
+def _may_have_others(inside_rows: Tensor) -> bool:
+    """Whether some rows lie outside; on a GPU, which is not to be waited for, they may."""
+    return inside_rows.device.type != "cpu" or not bool(inside_rows.all())
+
+
+def _parts(rows: Tensor) -> Iterator[slice]:
+    """Some of the rows (N, H, ...) at a time: on a CPU as many as stay in its cache, else all."""
+    height = rows.shape[1]
+    step = max(1, _IN_CACHE * height // max(rows.numel(), 1)) if rows.device.type == "cpu" else height
+    return (slice(start, start + step) for start in range(0, height, step))

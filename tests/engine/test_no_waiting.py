@@ -6,8 +6,8 @@ What still waits, and is let through here by name:
 - Mixing._check_sizes: the first batch only, on an accelerator;
 - the losses giou, diou and ciou, which are torchvision's: they index by masks (not tested here);
 - LossMonitor.check: when a line of the log is due, all steps since the last in one copy.
-Regions are pooled as on a GPU: RoIPooler has another way on CPUs. The first step makes the constants
-(detres.structures.constants), which copies them; it is not watched.
+Regions are pooled and pixels normalised as on a GPU: RoIPooler and PixelNormalizer have other ways on CPUs. The first
+step makes the constants (detres.structures.constants), which copies them; it is not watched.
 """
 
 from contextlib import nullcontext
@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import detres.layers.nms
+import detres.layers.pixels
 from detres.backbones import ResNet
 from detres.classifier import Classifier
 from detres.classifier.mixing import Mixing
@@ -62,6 +63,7 @@ def _run(model: torch.nn.Module, batch: Batch, folder: Any, monkeypatch: pytest.
     waits = Waits()
     monkeypatch.setattr(detres.layers.nms, "_survivors", waits.allowed(detres.layers.nms._survivors))
     monkeypatch.setattr(RoIPooler, "forward", lambda self, maps, boxes: self.pool_by_operator(maps, *self.place(boxes)))
+    monkeypatch.setattr(detres.layers.pixels, "_may_have_others", lambda inside_rows: True)
     monkeypatch.setattr(Mixing, "_check_sizes", waits.allowed(Mixing._check_sizes))
     monkeypatch.setattr(LossMonitor, "check", waits.allowed(LossMonitor.check))
     settings = TrainerSettings(steps=3, log_every=3, **options)

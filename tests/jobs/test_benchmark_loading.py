@@ -69,5 +69,7 @@ def test_whole_benchmark(tmp_path: Path) -> None:
     assert set(figures["parts"]["torchvision"]) == {"decoding", "transforms"}
     assert set(figures["parts"]["detres"]) == {"loading", "input"}
     assert "images/s" in format_results(results) and "grey levels to" in format_results(results)
+    assert 0 < figures["calls_alone"]["median"] < figures["seconds"]["torchvision"]["median"]
+    assert "decoding, resizing, normalising, which would be" in format_results(results)
     _, chart = write_results(results, tmp_path)
     assert chart.stat().st_size > 5_000

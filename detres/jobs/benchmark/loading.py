@@ -11,19 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
 
 from detres.config import Config, load_config
+from detres.data.scene import resize_image, shortest_edge_size
 from detres.jobs.benchmark.agreement import DifferentWork
 from detres.jobs.benchmark.conditions import OURS, Conditions, one_thread
 from detres.jobs.benchmark.contest import describe_sides
 from detres.jobs.benchmark.parts import measure_parts
 from detres.jobs.benchmark.pictures import photo_folder
-from detres.jobs.benchmark.timing import Lap, Side, compare
+from detres.jobs.benchmark.timing import Lap, Side, compare, measure
 from detres.layers.pixels import PixelNormalizer
-from detres.structures import Batch
+from detres.structures import Batch, ImageBatch
 from detres.wiring import build_train_dataset, build_train_loader
 
 MODEL = "input pipeline with boxes"
@@ -75,7 +78,10 @@ def annotate(folder: Path, files: Sequence[Path], annotations: Path) -> Photos:
 
 
 def compare_loading(conditions: Conditions, data: str | None, most: int) -> dict[str, Any]:
-    """Seconds of both sides per image, on at most `most` files. Raises DifferentWork, ValueError without files."""
+    """Seconds of both sides on at most `most` files, and of the calls alone that ours is made of.
+
+    Raises DifferentWork, ValueError without files.
+    """
     with tempfile.TemporaryDirectory() as temporary, one_thread():
         photos, source = _find(data, Path(temporary), most)
         conditions.progress(f"data, {len(photos.files)} files, {source}: do both sides compute the same?")
@@ -89,6 +95,7 @@ def compare_loading(conditions: Conditions, data: str | None, most: int) -> dict
         cpu = torch.device("cpu")
         figures = compare(sides, conditions.repeats, cpu, conditions.progress)
         parts = measure_parts(sides, min(conditions.repeats, 3), cpu)
+        alone = measure(Side(_calls_alone(photos), allocator=sides[OURS].allocator), conditions.repeats, cpu)
     return {
         "size_hw": [SHORT, LONGEST],
         "batch_size": len(photos.files),
@@ -96,6 +103,7 @@ def compare_loading(conditions: Conditions, data: str | None, most: int) -> dict
         "same": same,
         "sides": describe_sides(sides),
         **figures,
+        "calls_alone": alone,
         "parts": parts,
     }
 
@@ -144,6 +152,21 @@ def _our_pass(photos: Photos) -> Callable[[Lap], None]:
             lap("loading")
             normalise(batch.images)
             lap("input")
+
+    return run
+
+
+def _calls_alone(photos: Photos) -> Callable[[Lap], None]:
+    """The three calls that our side cannot do without, and nothing around them: no boxes, mirroring or padding."""
+    normalise = our_normalizer(our_config(photos))
+
+    def run(_lap: Lap) -> None:
+        for file in photos.files:
+            pixels = decode_image(torch.from_numpy(np.fromfile(file, np.uint8)), ImageReadMode.RGB)
+            size_hw = shortest_edge_size(pixels.shape[1:], SHORT, LONGEST)
+            resized = torch.from_numpy(resize_image(pixels.permute(1, 2, 0).numpy(), size_hw)).permute(2, 0, 1)
+            sizes, seeds = torch.tensor([size_hw]), torch.zeros(1, dtype=torch.int64)
+            normalise(ImageBatch(resized[None], sizes, sizes, seeds))
 
     return run
 

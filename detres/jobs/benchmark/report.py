@@ -47,6 +47,10 @@ def _format_work(work: str, figures: Mapping[str, Any]) -> Iterator[str]:
         low, high = ratio["interval"]
         yield f"  {'':<12} its median lies between {low:.3f} and {high:.3f} with {ratio['confidence']:.1%}"
     yield from _memory(figures)
+    if "calls_alone" in figures:
+        alone = figures["calls_alone"]
+        most = figures["seconds"][sides[0]]["median"] / alone["median"]
+        yield f"  {'calls alone':<12} {_spread(alone)} s: decoding, resizing, normalising, which would be {most:.2f}"
     for side, found in figures.get("synchronisations", {}).items():
         yield f"  {side:<12} waits for the GPU {found['count']} times in a step: {_places(found['places'])}"
     yield ""

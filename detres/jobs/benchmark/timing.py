@@ -65,6 +65,13 @@ def compare(
     }
 
 
+def measure(side: Side, repeats: int, device: torch.device) -> dict[str, Any]:
+    """Seconds of a step of one side, after an unmeasured one."""
+    take_allocator(side)
+    side.step(_no_lap)
+    return summary([_turn(side, 1, device) for _ in range(repeats)])
+
+
 def take_allocator(side: Side) -> None:
     """Have malloc work as that side wants it."""
     use_allocator(side.allocator)
