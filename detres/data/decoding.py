@@ -74,15 +74,21 @@ def load_libraries() -> None:
 
 @lru_cache(maxsize=1)
 def _jpeg_decoder() -> Any:
-    from torchvision.io import ImageReadMode, decode_jpeg  # not sooner: importing it takes a while
-
+    """torchvision's, which it means to give up one day; None where it has."""
+    try:
+        from torchvision.io import ImageReadMode, decode_jpeg  # not sooner: importing it takes a while
+    except ImportError:
+        return None
     return lambda data: decode_jpeg(data, mode=ImageReadMode.RGB)
 
 
 def _decode_whole(path: str | os.PathLike[str], size_hw: tuple[int, int]) -> np.ndarray | None:
-    """The pixels of a JPEG file; None where torchvision cannot decode it, or was built without JPEG."""
+    """The pixels of a JPEG file; None where torchvision cannot decode it, or not any JPEG."""
+    decoder = _jpeg_decoder()
+    if decoder is None:
+        return None
     try:
-        pixels = _jpeg_decoder()(torch.from_numpy(np.fromfile(path, dtype=np.uint8)))
+        pixels = decoder(torch.from_numpy(np.fromfile(path, dtype=np.uint8)))
     except (RuntimeError, OSError):
         return None
     found: np.ndarray = pixels.permute(1, 2, 0).numpy()  # as it lies in memory: no copy

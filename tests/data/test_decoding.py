@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from detres.data import decoding
 from detres.data.decoding import MARGIN, largest_reduction, reduced_hw, reduction_of
 from detres.data.image_io import ImageError, read_image, read_image_for
 from detres.data.transforms import DetectionTransforms
@@ -43,6 +44,16 @@ def test_the_same_bits_as_pillow(tmp_path: Path, size_hw: tuple[int, int], optio
     assert (image == np.array(Image.open(path))).all() and image.flags.writeable and image.flags.c_contiguous
     Image.fromarray(_photo(*size_hw)).convert("L").save(tmp_path / "l.jpg")
     assert (read_image(tmp_path / "l.jpg") == np.array(Image.open(tmp_path / "l.jpg").convert("RGB"))).all()
+
+
+def test_without_the_decoder_of_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _save(tmp_path / "a.jpg", 33, 50)
+    with_it = read_image(path)
+    decoding._jpeg_decoder.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.delattr("torchvision.io.decode_jpeg")
+        assert (read_image(path) == with_it).all() and decoding._jpeg_decoder() is None
+    decoding._jpeg_decoder.cache_clear()
 
 
 def test_the_same_bits_as_pillow_on_photographs(real_data: Path) -> None:

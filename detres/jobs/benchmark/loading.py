@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
 from detres.config import Config, load_config
 from detres.data.scene import resize_image, shortest_edge_size
@@ -158,6 +157,8 @@ def _our_pass(photos: Photos) -> Callable[[Lap], None]:
 
 def _calls_alone(photos: Photos) -> Callable[[Lap], None]:
     """The three calls that our side cannot do without, and nothing around them: no boxes, mirroring or padding."""
+    from torchvision.io import ImageReadMode, decode_image
+
     normalise = our_normalizer(our_config(photos))
 
     def run(_lap: Lap) -> None:
