@@ -24,7 +24,8 @@ _MIN_CHANNELS = 128  # with fewer the transforms cost more than the products sav
 _MIN_USED = 0.6  # of the cells of all tiles; what sticks out at the right and the bottom is computed in vain
 _MIN_TILES = 32  # with fewer, reading the larger weights takes longest
 _MIN_PRODUCTS = 64  # tiles, filled up with zeros: for fewer, oneDNN wants the weights in another order
-_CHUNK = 2 << 20  # numbers in the transformed tiles that are computed at one time, so that they stay in the cache
+_SMALL = 64  # cells of maps, such as those of regions, whose tiles are transformed all at once
+_CHUNK = 6 << 20  # numbers in the tiles that are computed at one time: more would not be faster, and need memory
 
 
 class WinogradConv2d(nn.Conv2d):
@@ -164,33 +165,91 @@ def convolve(maps: Tensor, transformed: Tensor, bias: Tensor | None) -> Tensor:
     """
     n, inputs, height, width = maps.shape
     outputs, rows, columns = transformed.shape[0] // 36, -(-height // 4), -(-width // 4)
-    of_tiles, _, of_products = _transforms()
-    there, back = of_tiles.to(maps.dtype), of_products.to(maps.dtype)
+    shift = maps.new_zeros(outputs) if bias is None else bias
     chunks = list(_chunks(n, rows, columns, max(inputs, outputs)))
-    most = max(_MIN_PRODUCTS, *((of.stop - of.start) * (part.stop - part.start) * columns for of, part in chunks))
-    tiles, ready = maps.new_empty(2, most, 36, inputs)  # for all chunks, so that they stay in the cache
-    sums, out = maps.new_empty(most, 16, outputs), maps.new_empty(n, rows, 4, columns, 4, outputs)
-    source, shift = maps.permute(0, 2, 3, 1), maps.new_zeros(outputs) if bias is None else bias
-    for images, part in chunks:
-        window = _window(source[images], 4 * part.start - 1, 4 * part.stop + 1, 4 * columns + 2)
-        seen = window.unfold(1, 6, 4).unfold(2, 6, 4).permute(0, 1, 2, 4, 5, 3)  # (n, k, t, 6, 6, C)
-        count = seen[..., 0, 0, 0].numel()
-        tiles[:count].view(seen.shape).copy_(seen)
-        torch.bmm(there.expand(count, -1, -1), tiles[:count], out=ready[:count])
-        ready[count:_MIN_PRODUCTS] = 0
-        products = _multiply(ready[: max(count, _MIN_PRODUCTS)].flatten(1), transformed)
-        torch.bmm(back.expand(count, -1, -1), products[:count].view(count, 36, outputs), out=sums[:count])
-        cells = sums[:count].view(*seen.shape[:3], 4, 4, outputs).transpose(2, 3)
-        torch.add(cells, shift, out=out[images, part])
-    whole = out.view(n, 4 * rows, 4 * columns, outputs)[:, :height, :width]
-    return whole.contiguous().permute(0, 3, 1, 2)
+    counts = [(images.stop - images.start) * (part.stop - part.start) * columns for images, part in chunks]
+    ways = _WholeMaps if height * width <= _SMALL else _Tiles
+    way = ways(maps.permute(0, 2, 3, 1).contiguous(), shift, max(counts))
+    tiles = maps.new_empty(max(*counts, _MIN_PRODUCTS), 36, inputs)  # for all chunks, so that it stays in the cache
+    for (images, part), count in zip(chunks, counts, strict=True):
+        way.there(images, part, tiles[:count])
+        tiles[count:_MIN_PRODUCTS] = 0
+        products = _multiply(tiles[: max(count, _MIN_PRODUCTS)].flatten(1), transformed)
+        way.back(products[:count].view(count, 36, outputs), images, part)
+    return way.result().permute(0, 3, 1, 2)
 
 
-def _window(source: Tensor, top: int, bottom: int, width: int) -> Tensor:
-    """Rows `top` ... `bottom` of (n, H, W, C) and its columns from -1 on, `width` of them; zeros outside."""
-    height = source.shape[1]
-    inside = source[:, max(0, top) : min(height, bottom)]
-    return F.pad(inside, (0, 0, 1, width - 1 - source.shape[2], max(0, -top), max(0, bottom - height)))
+class _Tiles:
+    """Transforms of maps (N, H, W, C) tile by tile, at most `most` at a time, and back to maps with a shift (O,)."""
+
+    def __init__(self, source: Tensor, shift: Tensor, most: int) -> None:
+        n, self._height, self._width, channels = source.shape
+        self._source, self._shift, self._columns = source, shift, -(-self._width // 4)
+        of_tiles, _, of_products = _transforms()
+        self._there, self._back = of_tiles.to(source.dtype), of_products.to(source.dtype)
+        self._seen = source.new_empty(most, 36, channels)
+        self._sums = source.new_empty(most, 16, len(shift))
+        self._out = source.new_empty(n, -(-self._height // 4), 4, self._columns, 4, len(shift))
+
+    def there(self, images: slice, part: slice, tiles: Tensor) -> None:
+        """The tiles of k rows, (n k t, 36, C)."""
+        top, bottom = 4 * part.start - 1, 4 * part.stop + 1
+        inside = self._source[images, max(0, top) : min(self._height, bottom)]
+        right = 4 * self._columns + 1 - self._width
+        window = F.pad(inside, (0, 0, 1, right, max(0, -top), max(0, bottom - self._height)))
+        overlapping = window.unfold(1, 6, 4).unfold(2, 6, 4).permute(0, 1, 2, 4, 5, 3)  # (n, k, t, 6, 6, C)
+        seen = self._seen[: len(tiles)]
+        seen.view(overlapping.shape).copy_(overlapping)
+        torch.bmm(self._there.expand(len(tiles), -1, -1), seen, out=tiles)
+
+    def back(self, products: Tensor, images: slice, part: slice) -> None:
+        """From (n k t, 36, O) into the result."""
+        sums, out = self._sums[: len(products)], self._out[images, part]
+        torch.bmm(self._back.expand(len(products), -1, -1), products, out=sums)
+        torch.add(sums.view(*out.shape[:2], self._columns, 4, 4, -1).transpose(2, 3), self._shift, out=out)
+
+    def result(self) -> Tensor:
+        """(N, H, W, O)."""
+        n, rows, _, columns, _, channels = self._out.shape
+        return self._out.view(n, 4 * rows, 4 * columns, channels)[:, : self._height, : self._width].contiguous()
+
+
+class _WholeMaps:
+    """The same for small maps: all tiles of one by one matrix, which knows of padding and of what sticks out."""
+
+    def __init__(self, source: Tensor, shift: Tensor, most: int) -> None:
+        height, width = source.shape[1:3]
+        self._there, self._back = (each.to(source.dtype) for each in _matrices(height, width))
+        self._source, self._shift = source.flatten(1, 2), shift
+        self._out = source.new_empty(len(source), height, width, len(shift))
+
+    def there(self, images: slice, part: slice, tiles: Tensor) -> None:
+        """The tiles of whole maps, (n k t, 36, C)."""
+        maps = self._source[images]
+        torch.bmm(self._there.expand(len(maps), -1, -1), maps, out=tiles.view(len(maps), -1, maps.shape[2]))
+
+    def back(self, products: Tensor, images: slice, part: slice) -> None:
+        """From (n k t, 36, O) into the result."""
+        out = self._out[images].flatten(1, 2)
+        values, back = products.view(len(out), -1, out.shape[2]), self._back.expand(len(out), -1, -1)
+        torch.baddbmm(self._shift, back, values, out=out)
+
+    def result(self) -> Tensor:
+        """(N, H, W, O)."""
+        return self._out
+
+
+@lru_cache
+def _matrices(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Both transforms of whole maps in float64, from what _Tiles makes of ones: (36 tiles, H W) and (H W, 36 tiles)."""
+    cells, rows, count = height * width, -(-height // 4), -(-height // 4) * -(-width // 4)
+    ones = torch.eye(cells, dtype=torch.float64, device="cpu").view(1, height, width, cells)
+    there = ones.new_empty(count, 36, cells)
+    whole = slice(0, 1), slice(0, rows)
+    _Tiles(ones, ones.new_zeros(1), count).there(*whole, there)
+    back = _Tiles(ones, ones.new_zeros(36 * count), count)
+    back.back(torch.eye(36 * count, dtype=torch.float64, device="cpu").view(count, 36, -1), *whole)
+    return there.flatten(0, 1), back.result().view(cells, -1)
 
 
 def _multiply(tiles: Tensor, transformed: Tensor) -> Tensor:
