@@ -12,7 +12,7 @@ Shapes: N images, C channels, O output channels, H x W cells, T tiles; n images,
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -114,15 +114,22 @@ def _has_bfloat16_vectors() -> bool:
 
 def transform_weight(weight: Tensor) -> Tensor:
     """(O, C, 3, 3) -> (36 O, C, 1, 1), the weights of 36 groups, packed as the processor wants them if that is safe."""
-    _, kernel, _ = _transforms()
-    transformed = kernel @ weight.detach().double().flatten(2).permute(2, 0, 1).flatten(1)
+    transformed = _transforms().kernel @ weight.detach().double().flatten(2).permute(2, 0, 1).flatten(1)
     grouped = transformed.view(-1, weight.shape[1], 1, 1).to(weight.dtype)
     return _packed(grouped, _MIN_PRODUCTS) if _has_one_packing(*grouped.shape[:2], grouped.dtype) else grouped
 
 
+class _Transforms(NamedTuple):
+    """In float64, for both dimensions at once: matrices for tiles, kernels and products, and what makes them ones."""
+
+    tile: Tensor  # (36, 36)
+    kernel: Tensor  # (36, 9)
+    product: Tensor  # (16, 36)
+    shift: Tensor  # (36,), which the matrix for products turns into 16 times 1
+
+
 @lru_cache
-def _transforms() -> tuple[Tensor, Tensor, Tensor]:
-    """The matrices for tiles (36, 36), kernels (36, 9) and products (16, 36), both dimensions at once, in float64."""
+def _transforms() -> _Transforms:
     tile, kernel, product = np.zeros((6, 6)), np.zeros((6, 3)), np.zeros((4, 6))
     for i, point in enumerate(_POINTS):
         others = np.delete(_POINTS, i)
@@ -131,8 +138,8 @@ def _transforms() -> tuple[Tensor, Tensor, Tensor]:
         product[:, i] = point ** np.arange(4)
     tile[5] = np.poly(_POINTS)[::-1]
     kernel[5, 2] = product[3, 5] = 1  # at infinity
-    of_tiles, of_kernels, of_products = (torch.from_numpy(np.kron(each, each)) for each in (tile, kernel, product))
-    return of_tiles, of_kernels, of_products
+    shift = np.linalg.pinv(product) @ np.ones(4)
+    return _Transforms(*(torch.from_numpy(np.kron(each, each)) for each in (tile, kernel, product, shift)))
 
 
 def _packed(grouped: Tensor, tiles: int) -> Tensor:
@@ -165,31 +172,30 @@ def convolve(maps: Tensor, transformed: Tensor, bias: Tensor | None) -> Tensor:
     """
     n, inputs, height, width = maps.shape
     outputs, rows, columns = transformed.shape[0] // 36, -(-height // 4), -(-width // 4)
-    shift = maps.new_zeros(outputs) if bias is None else bias
+    shift = None if bias is None else (_transforms().shift.to(bias.dtype)[:, None] * bias).flatten()
     chunks = list(_chunks(n, rows, columns, max(inputs, outputs)))
     counts = [(images.stop - images.start) * (part.stop - part.start) * columns for images, part in chunks]
     ways = _WholeMaps if height * width <= _SMALL else _Tiles
-    way = ways(maps.permute(0, 2, 3, 1).contiguous(), shift, max(counts))
-    tiles = maps.new_empty(max(*counts, _MIN_PRODUCTS), 36, inputs)  # for all chunks, so that it stays in the cache
+    way = ways(maps.permute(0, 2, 3, 1).contiguous(), outputs, max(counts))
+    tiles = maps.new_empty(max(*counts, _MIN_PRODUCTS), 36, inputs)  # for all chunks
     for (images, part), count in zip(chunks, counts, strict=True):
         way.there(images, part, tiles[:count])
         tiles[count:_MIN_PRODUCTS] = 0
-        products = _multiply(tiles[: max(count, _MIN_PRODUCTS)].flatten(1), transformed)
+        products = _multiply(tiles[: max(count, _MIN_PRODUCTS)].flatten(1), transformed, shift)
         way.back(products[:count].view(count, 36, outputs), images, part)
     return way.result().permute(0, 3, 1, 2)
 
 
 class _Tiles:
-    """Transforms of maps (N, H, W, C) tile by tile, at most `most` at a time, and back to maps with a shift (O,)."""
+    """Transforms of maps (N, H, W, C) tile by tile, at most `most` at a time, and back to maps of O channels."""
 
-    def __init__(self, source: Tensor, shift: Tensor, most: int) -> None:
+    def __init__(self, source: Tensor, outputs: int, most: int) -> None:
         n, self._height, self._width, channels = source.shape
-        self._source, self._shift, self._columns = source, shift, -(-self._width // 4)
-        of_tiles, _, of_products = _transforms()
-        self._there, self._back = of_tiles.to(source.dtype), of_products.to(source.dtype)
+        self._source, self._columns = source, -(-self._width // 4)
+        self._there, self._back = (each.to(source.dtype) for each in (_transforms().tile, _transforms().product))
         self._seen = source.new_empty(most, 36, channels)
-        self._sums = source.new_empty(most, 16, len(shift))
-        self._out = source.new_empty(n, -(-self._height // 4), 4, self._columns, 4, len(shift))
+        self._sums = source.new_empty(most, 16, outputs)
+        self._out = source.new_empty(n, -(-self._height // 4), 4, self._columns, 4, outputs)
 
     def there(self, images: slice, part: slice, tiles: Tensor) -> None:
         """The tiles of k rows, (n k t, 36, C)."""
@@ -206,7 +212,7 @@ class _Tiles:
         """From (n k t, 36, O) into the result."""
         sums, out = self._sums[: len(products)], self._out[images, part]
         torch.bmm(self._back.expand(len(products), -1, -1), products, out=sums)
-        torch.add(sums.view(*out.shape[:2], self._columns, 4, 4, -1).transpose(2, 3), self._shift, out=out)
+        out.copy_(sums.view(*out.shape[:2], self._columns, 4, 4, -1).transpose(2, 3))
 
     def result(self) -> Tensor:
         """(N, H, W, O)."""
@@ -217,11 +223,10 @@ class _Tiles:
 class _WholeMaps:
     """The same for small maps: all tiles of one by one matrix, which knows of padding and of what sticks out."""
 
-    def __init__(self, source: Tensor, shift: Tensor, most: int) -> None:
+    def __init__(self, source: Tensor, outputs: int, most: int) -> None:
         height, width = source.shape[1:3]
         self._there, self._back = (each.to(source.dtype) for each in _matrices(height, width))
-        self._source, self._shift = source.flatten(1, 2), shift
-        self._out = source.new_empty(len(source), height, width, len(shift))
+        self._source, self._out = source.flatten(1, 2), source.new_empty(len(source), height, width, outputs)
 
     def there(self, images: slice, part: slice, tiles: Tensor) -> None:
         """The tiles of whole maps, (n k t, 36, C)."""
@@ -232,7 +237,7 @@ class _WholeMaps:
         """From (n k t, 36, O) into the result."""
         out = self._out[images].flatten(1, 2)
         values, back = products.view(len(out), -1, out.shape[2]), self._back.expand(len(out), -1, -1)
-        torch.baddbmm(self._shift, back, values, out=out)
+        torch.bmm(back, values, out=out)
 
     def result(self) -> Tensor:
         """(N, H, W, O)."""
@@ -246,21 +251,21 @@ def _matrices(height: int, width: int) -> tuple[Tensor, Tensor]:
     ones = torch.eye(cells, dtype=torch.float64, device="cpu").view(1, height, width, cells)
     there = ones.new_empty(count, 36, cells)
     whole = slice(0, 1), slice(0, rows)
-    _Tiles(ones, ones.new_zeros(1), count).there(*whole, there)
-    back = _Tiles(ones, ones.new_zeros(36 * count), count)
+    _Tiles(ones, 1, count).there(*whole, there)
+    back = _Tiles(ones, 36 * count, count)
     back.back(torch.eye(36 * count, dtype=torch.float64, device="cpu").view(count, 36, -1), *whole)
     return there.flatten(0, 1), back.result().view(cells, -1)
 
 
-def _multiply(tiles: Tensor, transformed: Tensor) -> Tensor:
-    """Tiles (T, 36 C) by the weights of 36 groups: (T, 36 O)."""
+def _multiply(tiles: Tensor, transformed: Tensor, shift: Tensor | None) -> Tensor:
+    """Tiles (T, 36 C) by the weights of 36 groups, plus a shift (36 O,): (T, 36 O)."""
     as_map = tiles[None, :, None].permute(0, 3, 1, 2)
     if not transformed.is_mkldnn:
-        products = F.conv2d(as_map, transformed, groups=36)
+        products = F.conv2d(as_map, transformed, shift, groups=36)
     else:
         fixed = {"padding": [0, 0], "stride": [1, 1], "dilation": [1, 1], "groups": 36}
         nothing_more = {"attr": "none", "scalars": [], "algorithm": ""}
-        products = torch.ops.mkldnn._convolution_pointwise(as_map, transformed, None, **fixed, **nothing_more)
+        products = torch.ops.mkldnn._convolution_pointwise(as_map, transformed, shift, **fixed, **nothing_more)
     return products.permute(0, 2, 3, 1)[0, :, 0]
 
 
