@@ -19,8 +19,8 @@ class PixelNormalizer(nn.Module):
     `mean` and `std` are on the 0..255 scale and in `channel_order`: "rgb" (torchvision, timm) or "bgr" (Caffe, MSRA,
     detectron2). `size_divisibility` is what the network's strides ask of a padded batch.
 
-    With `per_pixel_mean` = S, images of S x S pixels have `mean_image` subtracted, which `set_mean_image` provides and
-    checkpoints keep (ResNet paper, section 3.4); images of another size have its mean over all positions subtracted.
+    With `per_pixel_mean` = S, batches of S x S pixels have `mean_image` subtracted, which `set_mean_image` provides and
+    checkpoints keep (ResNet paper, section 3.4); batches of another size have its mean over all positions subtracted.
     """
 
     mean: Tensor

@@ -31,7 +31,8 @@ _CHUNK = 6 << 20  # numbers in the tiles that are computed at one time: more wou
 class WinogradConv2d(nn.Conv2d):
     """A 3x3 convolution with the parameters of nn.Conv2d; the weight is kept transformed as well, four times as large.
 
-    What does not pay, or is of another dtype than the weights or not on a CPU, is computed as nn.Conv2d does.
+    What does not pay, or is of another dtype than the weights or not on a CPU, is computed as nn.Conv2d does. Weights
+    that are loaded or moved are transformed anew; that they are changed in place after a call is not noticed.
     """
 
     _transformed: Tensor | None = None  # made at the first call, for this processor
@@ -45,6 +46,7 @@ class WinogradConv2d(nn.Conv2d):
             and convolution.stride == convolution.dilation == convolution.padding == (1, 1)
             and convolution.groups == 1
             and convolution.padding_mode == "zeros"
+            and isinstance(convolution.weight, nn.Parameter)
             and convolution.weight.device.type == "cpu"
             and _pays(convolution.weight)
         )
@@ -58,13 +60,15 @@ class WinogradConv2d(nn.Conv2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, O, H, W)."""
-        if torch.is_grad_enabled() or maps.device.type != "cpu" or not self._pays_for(maps):
+        if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not self._pays_for(maps):
             return super().forward(maps)
         if self._transformed is None:
             self._transformed = transform_weight(self.weight)
         return convolve(maps, self._transformed, self.bias)
 
     def _pays_for(self, maps: Tensor) -> bool:
+        if maps.dim() != 4 or maps.device.type != "cpu":
+            return False
         height, width = maps.shape[-2:]
         tiles = -(-height // 4) * -(-width // 4)
         pays = len(maps) * tiles >= _MIN_TILES and height * width >= _MIN_USED * 16 * tiles
@@ -88,8 +92,8 @@ def use_winograd(network: nn.Module) -> int:
     places = [
         (parent, name, child)
         for parent in network.modules()
-        for name, child in parent.named_children()
-        if WinogradConv2d.suits(child)
+        for name, child in parent._modules.items()
+        if child is not None and WinogradConv2d.suits(child)
     ]
     made: dict[nn.Module, WinogradConv2d] = {}
     for parent, name, child in places:

@@ -135,6 +135,9 @@ def test_what_does_not_pay_is_computed_directly() -> None:
     with torch.enable_grad():
         layer(maps).sum().backward()
     assert maps.grad is not None
+    assert torch.equal(layer(maps[0]), plain(maps[0])), "without a batch"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(maps).dtype == torch.bfloat16
     double = WinogradConv2d.of(_layer()).double()
     assert double(_maps(1, 128, 40, 40).double()).dtype == torch.float64
 
@@ -186,3 +189,6 @@ def test_which_layers_are_replaced() -> None:
     assert list(network[:8]) == kept
     assert isinstance(network[8], WinogradConv2d) and network[9][0] is network[8]
     assert use_winograd(network) == 0
+    twice = nn.Module()
+    twice.one = twice.other = _layer()
+    assert use_winograd(twice) == 1 and twice.one is twice.other
