@@ -47,8 +47,7 @@ class OptimizableForInference(nn.Module):
         channels_last  maps are kept with the channels innermost, as fast convolutions want them
         winograd       3x3 convolutions of many channels take about half the time, in float32 and bfloat16 on CPUs and
                        not compiled (detres.layers.winograd); their weights are kept five times as large. What each
-                       rounds is within 1e-5 of its largest value in float32, 4e-2 in bfloat16 (direct ones: 3e-6 and
-                       4e-3)
+                       rounds is within 1e-5 of its largest value in float32, 4e-2 in bfloat16
         precision      float32, bfloat16 or float16: of the weights and maps. Pixels are normalised, boxes decoded,
                        scores and NMS computed in float32 all the same
         compile        by torch.compile, for images of any size: the first batches take half a minute or more, and a C++

@@ -153,6 +153,18 @@ def test_bfloat16_where_the_processor_multiplies_it_by_vectors(monkeypatch: pyte
         assert _error(layer(maps), maps, many.weight, many.bias) < _TOLERANCE[torch.bfloat16]
 
 
+def test_the_points_round_less_than_the_usual_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, maps = _layer().bfloat16(), _maps(1, 128, 40, 40).relu().bfloat16()
+    expected = F.conv2d(maps.double(), layer.weight.double(), layer.bias.double(), padding=1)
+    monkeypatch.setattr(winograd, "_transforms", winograd._transforms.__wrapped__)  # not kept
+    errors = []
+    for points in ((0, 1, -1, 2, -2), winograd._POINTS):
+        monkeypatch.setattr(winograd, "_POINTS", points)
+        found = convolve(maps, transform_weight(layer.weight), layer.bias)
+        errors.append((found - expected).square().mean().sqrt())
+    assert errors[1] < 0.6 * errors[0]
+
+
 def test_a_network_in_bfloat16_is_hardly_more_wrong_than_by_direct_convolutions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
