@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detres.layers.norm import ConvNorm, conv_norm, make_norm
+from detres.layers.norm import ConvNorm, conv_norm, conv_norm_relu, make_norm
 
 SHORTCUTS = ("A", "B", "C", "none", "highway")
 
@@ -83,7 +83,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map -> map."""
-        out = F.relu_(conv_norm(x, self.conv1, self.bn1))
+        out = conv_norm_relu(x, self.conv1, self.bn1)
         out = conv_norm(out, self.conv2, self.bn2)
         return F.relu_(_join(x, out, self.downsample, self.gate))
 
@@ -110,8 +110,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map -> map."""
-        out = F.relu_(conv_norm(x, self.conv1, self.bn1))
-        out = F.relu_(conv_norm(out, self.conv2, self.bn2))
+        out = conv_norm_relu(x, self.conv1, self.bn1)
+        out = conv_norm_relu(out, self.conv2, self.bn2)
         out = conv_norm(out, self.conv3, self.bn3)
         return F.relu_(_join(x, out, self.downsample, self.gate))
 

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from detres.backbones.blocks import BasicBlock, Bottleneck, init_he_normal
 from detres.backbones.interface import FeatureSpec
-from detres.layers.norm import conv_norm
+from detres.layers.norm import conv_norm_relu
 
 
 class Stage(nn.Sequential):
@@ -92,7 +92,7 @@ class StagedBackbone(nn.Module):
     def run_stem(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (N, 3, H, W) -> the map that the first stage takes, or that is pooled before it."""
         if isinstance(self.conv1, nn.Conv2d):
-            return F.relu_(conv_norm(pixels, self.conv1, self.bn1))
+            return conv_norm_relu(pixels, self.conv1, self.bn1)
         return F.relu_(self.bn1(self.conv1(pixels)))
 
     def run_stages(self, x: Tensor) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detres.layers.flat_linear import FlatLinear
-from detres.layers.norm import ConvNorm, make_norm
+from detres.layers.norm import ConvNorm, conv_norm_relu, make_norm
 
 
 class FCHead(nn.Module):
@@ -49,7 +49,9 @@ class _ConvNormReLU(ConvNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(M, C, S, S) -> (M, channels, S, S)."""
-        return super().forward(x).relu_()
+        conv, norm = self
+        assert isinstance(conv, nn.Conv2d)
+        return conv_norm_relu(x, conv, norm)
 
 
 class ConvFCHead(nn.Sequential):

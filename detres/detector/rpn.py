@@ -4,7 +4,7 @@ Shapes: N images, L feature levels, A anchors of all levels (A_l of one), k anch
 ground-truth boxes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -16,6 +16,7 @@ from detres.detector.anchors import AnchorGenerator
 from detres.detector.box_coder import BoxCoder
 from detres.detector.losses import BoxLoss
 from detres.detector.target_assignment import assign, sample
+from detres.layers.convolution import convolve_then
 from detres.layers.nms import survivors
 from detres.layers.patches import cut_patches
 from detres.structures import GroundTruth, ImageBatch, Proposals
@@ -47,12 +48,20 @@ class RPNHead(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Per level: objectness logits (N, A_l) and deltas (N, A_l, 4), in the anchors' order, float32."""
         logits, deltas = [], []
+        *before, (last, _) = cast(Iterable[nn.Sequential], self.conv)
+        k = self.cls_logits.out_channels
         for feature in features:
-            hidden = self.conv(feature)
-            logits.append(self.cls_logits(hidden).permute(0, 2, 3, 1).flatten(1).float())
-            delta = self.bbox_pred(hidden).permute(0, 2, 3, 1)  # channel 4a + coordinate
-            deltas.append(delta.reshape(len(delta), -1, 4).float())
+            for layer in before:
+                feature = layer(feature)
+            outputs = convolve_then(last, feature, self._outputs).permute(0, 2, 3, 1)
+            logits.append(outputs[..., :k].flatten(1).float())
+            deltas.append(outputs[..., k:].reshape(len(outputs), -1, 4).float())  # channel 4a + coordinate
         return logits, deltas
+
+    def _outputs(self, convolved: Tensor) -> Tensor:
+        """A map (N, C, H, W) before its ReLU -> logits and deltas (N, k + 4k, H, W)."""
+        hidden = F.relu_(convolved)
+        return torch.cat([self.cls_logits(hidden), self.bbox_pred(hidden)], dim=1)
 
     def at(self, features: Sequence[Tensor], cells: Tensor) -> tuple[Tensor, Tensor]:
         """What forward gives for the anchors of some cells: logits (N, S, k) and deltas (N, S, k, 4), float32.

@@ -11,6 +11,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detres.layers.convolution import convolve_relu
+
 NORM_NAMES = ("batch", "frozen_batch", "sync_batch", "group", "none")
 
 
@@ -149,6 +151,11 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
     weight = conv.weight * scale[:, None, None, None]
     bias = shift if conv.bias is None else conv.bias * scale + shift
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def conv_norm_relu(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
+    """relu(conv_norm(x, conv, norm)), in one pass where there is no norm, or none any more (fold_norms)."""
+    return convolve_relu(conv, x) if isinstance(norm, nn.Identity) else F.relu_(conv_norm(x, conv, norm))
 
 
 class ConvNorm(nn.Sequential):

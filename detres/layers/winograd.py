@@ -10,7 +10,7 @@ Deep Neural Networks", 2018, on why).
 Shapes: N images, C channels, O output channels, H x W cells, T tiles; n images, k rows and t columns of tiles a chunk.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -26,6 +26,9 @@ _MIN_TILES = 32  # with fewer, reading the larger weights takes longest
 _MIN_PRODUCTS = 64  # tiles, filled up with zeros: for fewer, oneDNN wants the weights in another order
 _SMALL = 64  # cells of maps, such as those of regions, whose tiles are transformed all at once
 _CHUNK = 6 << 20  # numbers in the tiles that are computed at one time: more would not be faster, and need memory
+
+CellByCell = Callable[[Tensor], Tensor]  # map (1, O, H, W) -> (1, any, H, W), each cell by itself, in place or not
+_NOTHING = nn.Identity()
 
 
 class WinogradConv2d(nn.Conv2d):
@@ -58,13 +61,13 @@ class WinogradConv2d(nn.Conv2d):
         made.weight, made.bias = convolution.weight, convolution.bias
         return made.train(convolution.training)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, O, H, W)."""
+    def forward(self, maps: Tensor, then: CellByCell = _NOTHING) -> Tensor:
+        """(N, C, H, W) -> (N, O, H, W); then `then`, for parts of the result while they are in the cache."""
         if torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or not self._pays_for(maps):
-            return super().forward(maps)
+            return then(super().forward(maps))
         if self._transformed is None:
             self._transformed = transform_weight(self.weight)
-        return convolve(maps, self._transformed, self.bias)
+        return convolve(maps, self._transformed, self.bias, then)
 
     def _pays_for(self, maps: Tensor) -> bool:
         if maps.dim() != 4 or maps.device.type != "cpu":
@@ -168,7 +171,7 @@ def _has_one_packing(outputs: int, inputs: int, dtype: torch.dtype) -> bool:
     return all(torch.equal(found[0], each) for each in found[1:])
 
 
-def convolve(maps: Tensor, transformed: Tensor, bias: Tensor | None) -> Tensor:
+def convolve(maps: Tensor, transformed: Tensor, bias: Tensor | None, then: CellByCell = _NOTHING) -> Tensor:
     """The convolution of maps (N, C, H, W) with zero padding of 1, by weights from transform_weight and a bias (O,).
 
     All of one dtype; the result (N, O, H, W) is channels_last. Against a convolution in float64 it is wrong by up to
@@ -180,26 +183,26 @@ def convolve(maps: Tensor, transformed: Tensor, bias: Tensor | None) -> Tensor:
     chunks = list(_chunks(n, rows, columns, max(inputs, outputs)))
     counts = [(images.stop - images.start) * (part.stop - part.start) * columns for images, part in chunks]
     ways = _WholeMaps if height * width <= _SMALL else _Tiles
-    way = ways(maps.permute(0, 2, 3, 1).contiguous(), outputs, max(counts))
+    way = ways(maps.permute(0, 2, 3, 1).contiguous(), outputs, max(counts), then)
     tiles = maps.new_empty(max(*counts, _MIN_PRODUCTS), 36, inputs)  # for all chunks
     for (images, part), count in zip(chunks, counts, strict=True):
         way.there(images, part, tiles[:count])
         tiles[count:_MIN_PRODUCTS] = 0
         products = _multiply(tiles[: max(count, _MIN_PRODUCTS)].flatten(1), transformed, shift)
         way.back(products[:count].view(count, 36, outputs), images, part)
-    return way.result().permute(0, 3, 1, 2)
+    return way.result()
 
 
 class _Tiles:
     """Transforms of maps (N, H, W, C) tile by tile, at most `most` at a time, and back to maps of O channels."""
 
-    def __init__(self, source: Tensor, outputs: int, most: int) -> None:
-        n, self._height, self._width, channels = source.shape
-        self._source, self._columns = source, -(-self._width // 4)
+    def __init__(self, source: Tensor, outputs: int, most: int, then: CellByCell) -> None:
+        _, self._height, self._width, channels = source.shape
+        self._source, self._rows, self._columns, self._then = source, -(-self._height // 4), -(-self._width // 4), then
         self._there, self._back = (each.to(source.dtype) for each in (_transforms().tile, _transforms().product))
         self._seen = source.new_empty(most, 36, channels)
         self._sums = source.new_empty(most, 16, outputs)
-        self._out = source.new_empty(n, -(-self._height // 4), 4, self._columns, 4, outputs)
+        self._out: Tensor | None = None  # made when it is known how many channels `then` has
 
     def there(self, images: slice, part: slice, tiles: Tensor) -> None:
         """The tiles of k rows, (n k t, 36, C)."""
@@ -214,20 +217,26 @@ class _Tiles:
 
     def back(self, products: Tensor, images: slice, part: slice) -> None:
         """From (n k t, 36, O) into the result."""
-        sums, out = self._sums[: len(products)], self._out[images, part]
+        sums = self._sums[: len(products)]
         torch.bmm(self._back.expand(len(products), -1, -1), products, out=sums)
-        out.copy_(sums.view(*out.shape[:2], self._columns, 4, 4, -1).transpose(2, 3))
+        cells = self._then(sums.view(1, -1, 1, sums.shape[2]).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if self._out is None:
+            self._out = cells.new_empty(len(self._source), self._rows, 4, self._columns, 4, cells.shape[3])
+        out = self._out[images, part]
+        out.copy_(cells.reshape(*out.shape[:2], self._columns, 4, 4, -1).transpose(2, 3))
 
     def result(self) -> Tensor:
-        """(N, H, W, O)."""
-        n, rows, _, columns, _, channels = self._out.shape
-        return self._out.view(n, 4 * rows, 4 * columns, channels)[:, : self._height, : self._width].contiguous()
+        """(N, O, H, W)."""
+        assert self._out is not None, "maps have at least one tile"
+        maps = self._out.flatten(3, 4).flatten(1, 2)[:, : self._height, : self._width]
+        return maps.contiguous().permute(0, 3, 1, 2)
 
 
 class _WholeMaps:
     """The same for small maps: all tiles of one by one matrix, which knows of padding and of what sticks out."""
 
-    def __init__(self, source: Tensor, outputs: int, most: int) -> None:
+    def __init__(self, source: Tensor, outputs: int, most: int, then: CellByCell) -> None:
+        self._then = then
         height, width = source.shape[1:3]
         self._there, self._back = (each.to(source.dtype) for each in _matrices(height, width))
         self._source, self._out = source.flatten(1, 2), source.new_empty(len(source), height, width, outputs)
@@ -244,8 +253,8 @@ class _WholeMaps:
         torch.bmm(back, values, out=out)
 
     def result(self) -> Tensor:
-        """(N, H, W, O)."""
-        return self._out
+        """(N, O, H, W)."""
+        return self._then(self._out.permute(0, 3, 1, 2))
 
 
 @lru_cache
@@ -255,10 +264,10 @@ def _matrices(height: int, width: int) -> tuple[Tensor, Tensor]:
     ones = torch.eye(cells, dtype=torch.float64, device="cpu").view(1, height, width, cells)
     there = ones.new_empty(count, 36, cells)
     whole = slice(0, 1), slice(0, rows)
-    _Tiles(ones, 1, count).there(*whole, there)
-    back = _Tiles(ones, 36 * count, count)
+    _Tiles(ones, 1, count, _NOTHING).there(*whole, there)
+    back = _Tiles(ones, 36 * count, count, _NOTHING)
     back.back(torch.eye(36 * count, dtype=torch.float64, device="cpu").view(count, 36, -1), *whole)
-    return there.flatten(0, 1), back.result().view(cells, -1)
+    return there.flatten(0, 1), back.result().permute(0, 2, 3, 1).reshape(cells, -1)
 
 
 def _multiply(tiles: Tensor, transformed: Tensor, shift: Tensor | None) -> Tensor:

@@ -43,14 +43,14 @@ def _sides(order: list[str], *allocators: str) -> dict[str, Side]:
 
 def test_sides_take_turns(order: list[str]) -> None:
     figures = compare(_sides(order, "tuned", "tuned"), 2, CPU, _silent)
-    assert "".join(order) == "TaaTbbabab"  # two unmeasured steps of each, then two turns
+    assert "".join(order) == "TaaaTbbbabab"  # three unmeasured steps of each, then two turns
     assert figures["steps_per_turn"] == 1 and figures["seconds"]["a"]["each"] == [1.0, 1.0]
     assert figures["ratio"]["each"] == [1.0, 1.0]
 
 
 def test_each_turn_has_its_own_allocator(order: list[str]) -> None:
     compare(_sides(order, "default", "tuned"), 2, CPU, _silent)
-    assert "".join(order) == "DaaTbb" + 2 * ("DaaTbb")  # one unmeasured step after each change
+    assert "".join(order) == 3 * "DaaaTbbb"  # two unmeasured steps after each change
 
 
 def test_short_steps_fill_a_turn(order: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

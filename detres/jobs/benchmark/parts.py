@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from detres.jobs.benchmark.timing import Side, clock, take_allocator
+from detres.jobs.benchmark.timing import Side, clock, settle
 
 Reader = Callable[[], float]
 _INSIDE = {
@@ -39,8 +39,7 @@ def measure_parts(sides: Mapping[str, Side], repeats: int, device: torch.device)
     passes: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, side in sides.items():
-            take_allocator(side)
-            side.step(lambda _phase: None)  # what another allocator left behind
+            settle(side)
             passes[name].append(read_parts(side, lambda: clock(device)))
     return {
         name: {part: statistics.median(one[part] for one in each) for part in PARTS if part in each[0]}

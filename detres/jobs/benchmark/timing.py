@@ -15,6 +15,7 @@ from detres.engine.allocator import AllocatorName, use_allocator
 
 Lap = Callable[[str], None]
 CONFIDENCE = 0.95  # of the interval in which the median lies
+_SETTLING = 2  # steps; after them a detector on a CPU asks the system for no more pages than in any later one
 _SHORTEST_TURN = 0.5  # seconds; shorter steps are repeated within a turn
 
 
@@ -36,16 +37,14 @@ class Side:
 def compare(
     sides: Mapping[str, Side], repeats: int, device: torch.device, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Seconds of a step of both sides, in turns after one unmeasured round, and how many times as fast the last one is.
+    """Seconds of a step of both sides, in turns after unmeasured steps, and how many times as fast the last one is.
 
     The ratio is taken within each pair of neighbours in time: what slows the machine for longer slows both. A turn has
-    as many steps as take half a second; where the sides have other allocators, one more goes before, unmeasured,
-    so that neither meets memory as the other left it.
+    as many steps as take half a second; where the sides have other allocators, each settles anew before.
     """
     longest = 0.0
     for side in sides.values():
-        take_allocator(side)
-        side.step(_no_lap)
+        settle(side)
         longest = max(longest, _turn(side, 1, device))
     steps = max(1, math.ceil(_SHORTEST_TURN / max(longest, 1e-6))) if longest < _SHORTEST_TURN else 1
     alternate = len({side.allocator for side in sides.values()}) > 1
@@ -53,8 +52,7 @@ def compare(
     for i in range(1, repeats + 1):
         for name, side in sides.items():
             if alternate:
-                take_allocator(side)
-                side.step(_no_lap)
+                settle(side)
             seconds[name].append(_turn(side, steps, device))
         progress(f"  {i}/{repeats}: " + ", ".join(f"{name} {each[-1]:.3f} s" for name, each in seconds.items()))
     first, last = seconds.values()
@@ -66,15 +64,16 @@ def compare(
 
 
 def measure(side: Side, repeats: int, device: torch.device) -> dict[str, Any]:
-    """Seconds of a step of one side, after an unmeasured one."""
-    take_allocator(side)
-    side.step(_no_lap)
+    """Seconds of a step of one side, once it has settled."""
+    settle(side)
     return summary([_turn(side, 1, device) for _ in range(repeats)])
 
 
-def take_allocator(side: Side) -> None:
-    """Have malloc work as that side wants it."""
+def settle(side: Side) -> None:
+    """Have malloc work as that side wants it, and memory be as a run of many steps has it, not as the other left it."""
     use_allocator(side.allocator)
+    for _ in range(_SETTLING):
+        side.step(_no_lap)
 
 
 def _turn(side: Side, steps: int, device: torch.device) -> float:
