@@ -38,7 +38,7 @@ class _Spans(NamedTuple):
     weights: Tensor
 
 
-@torch.compiler.disable(reason="how many pairs there are is only known from the regions")
+@torch.compiler.disable  # how many pairs there are is only known from the regions
 def roi_align_rows(
     features: Sequence[Tensor],
     rois: Tensor,
