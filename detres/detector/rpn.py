@@ -19,6 +19,7 @@ from detres.detector.target_assignment import assign, sample
 from detres.layers.convolution import convolve_then
 from detres.layers.nms import survivors
 from detres.layers.patches import cut_patches
+from detres.layers.winograd import WinogradConv2d
 from detres.structures import GroundTruth, ImageBatch, Proposals
 from detres.structures.boxes import clip_boxes
 from detres.structures.processes import batch_count
@@ -48,19 +49,23 @@ class RPNHead(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Per level: objectness logits (N, A_l) and deltas (N, A_l, 4), in the anchors' order, float32."""
         logits, deltas = [], []
-        *before, (last, _) = cast(Iterable[nn.Sequential], self.conv)
         k = self.cls_logits.out_channels
         for feature in features:
-            for layer in before:
-                feature = layer(feature)
-            outputs = convolve_then(last, feature, self._outputs).permute(0, 2, 3, 1)
+            outputs = self._outputs(feature).permute(0, 2, 3, 1)
             logits.append(outputs[..., :k].flatten(1).float())
             deltas.append(outputs[..., k:].reshape(len(outputs), -1, 4).float())  # channel 4a + coordinate
         return logits, deltas
 
-    def _outputs(self, convolved: Tensor) -> Tensor:
-        """A map (N, C, H, W) before its ReLU -> logits and deltas (N, k + 4k, H, W)."""
-        hidden = F.relu_(convolved)
+    def _outputs(self, feature: Tensor) -> Tensor:
+        """A feature map (N, C, H, W) -> logits and deltas (N, k + 4k, H, W)."""
+        *before, (last, relu) = cast(Iterable[nn.Sequential], self.conv)
+        if not isinstance(last, WinogradConv2d):
+            return self._predict(self.conv(feature))
+        for layer in before:
+            feature = layer(feature)
+        return convolve_then(last, feature, lambda convolved: self._predict(relu(convolved)))
+
+    def _predict(self, hidden: Tensor) -> Tensor:
         return torch.cat([self.cls_logits(hidden), self.bbox_pred(hidden)], dim=1)
 
     def at(self, features: Sequence[Tensor], cells: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from detres.layers.convolution import allow_one_pass
 from detres.layers.flat_linear import FlatLinear
 from detres.layers.folding import fold_norms
 from detres.layers.winograd import use_winograd
@@ -73,6 +74,7 @@ class OptimizableForInference(nn.Module):
             part.to(**self._input_options)
         if winograd and not compile:
             use_winograd(self)
+        allow_one_pass(self)
         if compile:
             for part in self.compilable():
                 part.compile(dynamic=True, options={"freezing": True})

@@ -217,3 +217,15 @@ def test_compiled_with_images_of_many_sizes() -> None:
         for sizes in (((64, 64),), ((96, 64),), UNEQUAL, ((128, 96), (64, 64), (32, 100))):
             images = images_of(*sizes)
             assert agreement(ours.predict(images), model.predict(images)) >= 0.99
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_weights_that_are_not_finite_show(precision: str) -> None:
+    """Nothing on the way turns NaN into numbers."""
+    model = small("fpn", ())
+    assert len(model.predict(images_of(*UNEQUAL))[0])
+    model.get_submodule("backbone.body.layer2.0.conv1").weight.fill_(torch.nan)
+    for each in (model, copy.deepcopy(model).optimize_for_inference(precision=precision)):
+        assert not each.features(images_of(*UNEQUAL))["p3"].isfinite().any()
+        assert not any(map(len, each.predict(images_of(*UNEQUAL))))
